@@ -1,0 +1,5 @@
+"""`python -m launcher` is `megamodel`."""
+
+from launcher.cli.main import main
+
+main()

@@ -1,0 +1,169 @@
+"""What a run is: one tree of settings, the only schema. Field docstrings are the documentation that `config explain` prints."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from megamodel.config import ModelConfig
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SourceConfig(Settings):
+    """One set of token shards and its share of the mixture."""
+
+    path: Path
+    """Prefix of the shard set, as given to `data prepare` or `data tokenize --out`; PREFIX.manifest.json must exist."""
+    weight: PositiveFloat = 1.0
+    """Share of the samples drawn from this set, relative to the other sources' weights."""
+
+
+class DataConfig(Settings):
+    """What the model reads."""
+
+    tokenizer: Path
+    """Folder of the tokenizer (tokenizer.json) that made the shards; its digest must equal the one in each manifest."""
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    """The training mixture."""
+    validation: list[SourceConfig] = []
+    """Shard sets for the validation loss; empty: no validation."""
+    prefetch_batches: PositiveInt = 2
+    """Batches that a background thread reads ahead of the step."""
+
+
+class TrainConfig(Settings):
+    """How long, how much at once, and how often to look."""
+
+    steps: PositiveInt
+    """Optimizer steps of the whole schedule."""
+    stop_at_step: PositiveInt | None = None
+    """Save and end after this step, to go on later with the same schedule; unset: run to `steps`."""
+    global_batch_size: PositiveInt
+    """Sequences in one optimizer step, over all ranks; gradient accumulation follows from it."""
+    micro_batch_size: PositiveInt
+    """Sequences that one rank takes through forward and backward at once."""
+    seq_len: PositiveInt
+    """Tokens in one sequence."""
+    validate_every_steps: PositiveInt = 100
+    """Steps between two validations; the last step always validates when data.validation is set."""
+    validation_sequences: PositiveInt = 64
+    """Sequences in one validation, over all ranks; the same ones every time."""
+
+
+class CosineSchedule(Settings):
+    """Warm up linearly, then follow half a cosine down to lr * min_lr_ratio at the last step."""
+
+    name: Literal["cosine"] = "cosine"
+    """Selects this schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up from zero."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Final learning rate as a part of the peak."""
+
+
+class WsdSchedule(Settings):
+    """Warm up, stay, decay (arXiv:2404.06395): linear warm-up, constant, then linear decay over the last steps."""
+
+    name: Literal["wsd"]
+    """Selects this schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up from zero."""
+    decay_steps: PositiveInt
+    """Steps of linear decay at the end."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Final learning rate as a part of the peak."""
+
+
+class OptimizerConfig(Settings):
+    """AdamW (arXiv:1711.05101) and its schedule."""
+
+    lr: PositiveFloat
+    """Peak learning rate."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Decay rates of the first and second moments."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay, on matrices only: never on norms, biases or embeddings of positions."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Clip the global gradient norm to this; null: no clipping."""
+    schedule: Annotated[CosineSchedule | WsdSchedule, Field(discriminator="name")] = CosineSchedule()
+    """How the learning rate moves over train.steps."""
+
+
+class EngineConfig(Settings):
+    """What moves the gradients, and on which device."""
+
+    name: Literal["single", "ddp", "fsdp"] = "single"
+    """single: one process; ddp: every rank holds the whole model; fsdp: parameters, gradients and optimizer sharded (FSDP2)."""
+    ranks: PositiveInt | None = None
+    """Processes that `megamodel train` starts on this machine; unset: one per GPU, or 1 on a CPU. Under torchrun or srun their count rules."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Compute type; weights, their optimizer state and reductions stay fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    compile: bool = False
+    """torch.compile each block."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """full: keep only each block's input and compute the rest again in the backward pass."""
+    timeout_seconds: PositiveInt = 600
+    """How long a rank waits for the others in a collective before it gives up."""
+
+
+class ParallelConfig(Settings):
+    """How the ranks are arranged: dp_replicate groups of dp_shard ranks."""
+
+    dp_replicate: PositiveInt = 1
+    """Copies of the sharded model; above 1 with engine.name=fsdp it is HSDP."""
+    dp_shard: PositiveInt | None = None
+    """Ranks that share one copy of the model; unset: all ranks / dp_replicate."""
+
+
+class CheckpointConfig(Settings):
+    """When to save and what to keep."""
+
+    every_steps: PositiveInt = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: PositiveInt = 2
+    """The newest checkpoints that stay; older ones are deleted after a newer one is committed."""
+    permanent_every_steps: PositiveInt | None = None
+    """Checkpoints at multiples of this are never deleted; a multiple of every_steps."""
+
+
+class MonitorConfig(Settings):
+    """What the run tells while it goes."""
+
+    console_every_steps: PositiveInt = 1
+    """Steps between two lines on the console."""
+    tensorboard: bool = True
+    """Also write TensorBoard files to RUN/tensorboard, when the tensorboard package is installed."""
+
+
+class RunConfig(Settings):
+    """One training run, whole."""
+
+    run_dir: Path
+    """Folder of the run: config, metrics, events, checkpoints, tokenizer."""
+    seed: NonNegativeInt = 1234
+    """Seeds the initial weights (with each parameter's name) and the data order (with each sample's index)."""
+    model: ModelConfig
+    """The architecture."""
+    data: DataConfig
+    """The tokens."""
+    train: TrainConfig
+    """The loop."""
+    optimizer: OptimizerConfig
+    """The optimizer and its schedule."""
+    engine: EngineConfig = EngineConfig()
+    """The processes."""
+    parallel: ParallelConfig = ParallelConfig()
+    """The layout."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """The saves."""
+    monitor: MonitorConfig = MonitorConfig()
+    """The metrics."""

@@ -1,0 +1,13 @@
+"""The exceptions that end a command with a sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """A mistake in the command or the configuration: the message says what, where and what to do. Exit code 2."""
+
+    exit_code = 2
+
+
+class CheckFailed(UserError):
+    """A check ran to its end and the answer is no: a mismatch, a broken file, a failed proof. Exit code 1."""
+
+    exit_code = 1
