@@ -19,7 +19,7 @@ class ModelConfig(BaseModel):
     num_attention_heads: PositiveInt
     """Query heads in each block."""
     num_key_value_heads: PositiveInt | None = None
-    """Key/value heads in each block; fewer than the query heads is grouped-query attention. Unset: as many as query heads."""
+    """Key/value heads in each block; fewer than query heads: grouped-query attention. Unset: as many as query heads."""
     head_dim: PositiveInt | None = None
     """Width of one head. Unset: hidden_size / num_attention_heads."""
     intermediate_size: PositiveInt
@@ -43,7 +43,7 @@ class ModelConfig(BaseModel):
     tie_word_embeddings: bool = False
     """Use the embedding table as the output head."""
     initializer_range: PositiveFloat = Field(default=0.02, lt=1.0)
-    """Standard deviation of the initial weights; projections into the residual stream get it divided by sqrt(2 * layers)."""
+    """Standard deviation of the initial weights; projections into the residual stream: divided by sqrt(2 * layers)."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:

@@ -1,0 +1,28 @@
+"""Checkpoints that any layout writes and any layout reads, digested while written, committed by a rename."""
+
+from megamodel.checkpoint.folder import (
+    checkpoint_name,
+    find_newest_good,
+    list_checkpoints,
+    quarantine,
+    remove_leftovers,
+    verify_checkpoint,
+)
+from megamodel.checkpoint.manifest import Manifest, read_manifest
+from megamodel.checkpoint.read import load_into, load_weights
+from megamodel.checkpoint.write import CheckpointWriter, Saved
+
+__all__ = [
+    "CheckpointWriter",
+    "Manifest",
+    "Saved",
+    "checkpoint_name",
+    "find_newest_good",
+    "list_checkpoints",
+    "load_into",
+    "load_weights",
+    "quarantine",
+    "read_manifest",
+    "remove_leftovers",
+    "verify_checkpoint",
+]

@@ -1,0 +1,1 @@
+"""How a model is cut. The model files know nothing of it."""

@@ -1,0 +1,109 @@
+"""The folder of a run's checkpoints: which there are, which is good, which may go."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from megamodel.checkpoint.manifest import Manifest, read_manifest
+from megamodel.checkpoint.tensor_file import digest_file
+from megamodel.errors import CheckpointError
+
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after `step` updates."""
+    return f"step_{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every committed checkpoint in a run's checkpoints folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def verify_checkpoint(path: Path) -> list[str]:
+    """Read every byte of a checkpoint; return one sentence for each fault, none when all is well."""
+    try:
+        manifest = read_manifest(path)
+    except CheckpointError as error:
+        return [str(error)]
+    with ThreadPoolExecutor() as pool:
+        faults = list(pool.map(lambda item: _file_fault(path / item[0], *item[1]), _expected(manifest)))
+    return [fault for fault in faults if fault] + [f"{path}: {problem}" for problem in manifest.coverage_problems()]
+
+
+def _expected(manifest: Manifest) -> Iterable[tuple[str, tuple[int, str]]]:
+    return [(name, (entry.size, entry.digest)) for name, entry in manifest.files.items()]
+
+
+def _file_fault(path: Path, size: int, digest: str) -> str | None:
+    try:
+        actual = path.stat().st_size
+        if actual != size:
+            return f"{path}: {actual} bytes, {size} were written: the file was truncated or overwritten"
+        if digest_file(path) != digest:
+            return f"{path}: content differs from the digest taken while it was written: at least one bit has changed"
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    return None
+
+
+def find_newest_good(folder: Path) -> tuple[Path | None, list[tuple[Path, list[str]]]]:
+    """The newest checkpoint that verifies, and the newer ones that do not with their faults."""
+    bad: list[tuple[Path, list[str]]] = []
+    for _, path in reversed(list_checkpoints(folder)):
+        faults = verify_checkpoint(path)
+        if not faults:
+            return path, bad
+        bad.append((path, faults))
+    return None, bad
+
+
+def quarantine(path: Path) -> Path:
+    """Move a bad checkpoint out of the way, keeping its bytes for inspection; return where it went."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.bad{number}")).exists():
+        number += 1
+    path.rename(target)
+    return target
+
+
+def prune(folder: Path, keep: int, permanent_every_steps: int | None) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints and those at multiples of `permanent_every_steps`; return them."""
+    removed = []
+    for step, path in list_checkpoints(folder)[:-keep]:
+        if permanent_every_steps and step % permanent_every_steps == 0:
+            continue
+        # Renamed first: a kill in the middle of the deletion must not leave something that looks like a checkpoint.
+        doomed = path.with_name(f"{path.name}.deleting")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+        removed.append(path)
+    return removed
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Delete what a killed process left half-written or half-deleted; return the paths."""
+    if not folder.is_dir():
+        return []
+    leftovers = [p for p in folder.iterdir() if p.is_dir() and (".writing-" in p.name or p.name.endswith(".deleting"))]
+    for path in leftovers:
+        shutil.rmtree(path)
+    return leftovers
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""Save a checkpoint from all ranks while training goes on.
+
+Each rank copies its part, then a thread writes it into a folder set aside for this attempt, and a note of what it wrote.
+Rank 0 waits for all notes, proves that the chunks tile every tensor, writes the manifest and renames the folder.
+The notes are files, so the threads need no collective, and a rank that dies leaves the folder uncommitted.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from megamodel.checkpoint.folder import checkpoint_name, prune, sync_folder
+from megamodel.checkpoint.manifest import MANIFEST, Chunk, FileEntry, Manifest, TensorEntry
+from megamodel.checkpoint.tensor_file import DTYPES, write_tensor_file
+from megamodel.errors import CheckpointError
+from megamodel.parallel.shard import is_first_copy, local_box, local_part
+
+
+class _Note(BaseModel):
+    """What one rank wrote: its file, and its chunk of each tensor."""
+
+    name: str
+    file: FileEntry
+    chunks: dict[str, Chunk]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint: where, how large, how long from the call to the commit."""
+
+    step: int
+    path: Path
+    bytes: int
+    seconds: float
+    removed: list[Path]
+
+
+class CheckpointWriter:
+    """Saves in the background, one checkpoint at a time.
+
+    Args:
+        folder: the run's checkpoints folder.
+        rank, world_size: of all processes.
+        attempt: a word unique to this start of the run, the same on every rank.
+        keep, permanent_every_steps: see `prune`.
+        seed, optimizer: recorded in the manifest.
+        on_saved: called on rank 0, in the writing thread, after each commit.
+        timeout: seconds rank 0 waits for the other ranks' parts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rank: int,
+        world_size: int,
+        attempt: str,
+        keep: int,
+        permanent_every_steps: int | None,
+        seed: int,
+        optimizer: str,
+        on_saved: Callable[[Saved], None],
+        timeout: float = 1800.0,
+    ) -> None:
+        self.folder, self.rank, self.world_size, self.attempt = folder, rank, world_size, attempt
+        self.keep, self.permanent_every_steps = keep, permanent_every_steps
+        self.seed, self.optimizer, self.on_saved, self.timeout = seed, optimizer, on_saved, timeout
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Copy this rank's part of `tensors` (live, whole or sharded) and write it in the background.
+
+        Waits for the save before, raises its error. Takes memory for one copy of the rank's part.
+        """
+        self.wait()
+        mine = self._my_part(tensors)
+        copies = {name: local_part(tensor).detach().to("cpu", copy=True) for name, tensor in mine.items()}
+        chunks = {name: _chunk(tensor, self._file_name) for name, tensor in mine.items()}
+        shapes = {name: (tuple(t.shape), DTYPES[t.dtype]) for name, t in tensors.items()}
+        self._thread = threading.Thread(target=self._run, args=(step, copies, chunks, shapes), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Block until the save in progress is over; CheckpointError when it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error of a failed save, if there is one; never blocks."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise CheckpointError(f"rank {self.rank} could not save a checkpoint: {error}") from error
+
+    @property
+    def _file_name(self) -> str:
+        return f"rank_{self.rank:05d}.safetensors"
+
+    def _my_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors this rank writes: its own shards, and its share, by size, of what every rank has whole."""
+        load = [0] * self.world_size
+        mine: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if isinstance(tensor, DTensor):
+                if is_first_copy(tensor) and local_box(tensor).size:
+                    mine[name] = tensor
+                continue
+            owner = load.index(min(load))
+            load[owner] += tensor.numel()
+            if owner == self.rank:
+                mine[name] = tensor
+        return mine
+
+    def _run(
+        self,
+        step: int,
+        copies: dict[str, Tensor],
+        chunks: dict[str, Chunk],
+        shapes: dict[str, tuple[tuple[int, ...], str]],
+    ) -> None:
+        started = time.monotonic()
+        aside = self.folder / f"{checkpoint_name(step)}.writing-{self.attempt}"
+        try:
+            aside.mkdir(parents=True, exist_ok=True)
+            entry = write_tensor_file(aside / self._file_name, copies)
+            _write_durably(
+                aside / f"rank_{self.rank:05d}.json",
+                _Note(name=self._file_name, file=entry, chunks=chunks).model_dump_json(),
+            )
+            if self.rank == 0:
+                self._commit(step, aside, shapes, started)
+        except OSError as error:
+            self._fail(aside, CheckpointError(f"{error.filename or aside}: {error.strerror}. {_space(self.folder)}"))
+        except Exception as error:  # it must reach the training loop, whatever it is
+            self._fail(aside, error)
+
+    def _fail(self, aside: Path, error: Exception) -> None:
+        shutil.rmtree(aside, ignore_errors=True)
+        self._error = error
+
+    def _commit(self, step: int, aside: Path, shapes: dict[str, tuple[tuple[int, ...], str]], started: float) -> None:
+        notes = self._collect(aside)
+        tensors = {
+            name: TensorEntry(shape=shape, dtype=dtype, chunks=tuple(n.chunks[name] for n in notes if name in n.chunks))
+            for name, (shape, dtype) in shapes.items()
+        }
+        files = {note.name: note.file for note in notes}
+        manifest = Manifest(step=step, optimizer=self.optimizer, seed=self.seed, tensors=tensors, files=files)
+        if problems := manifest.coverage_problems():
+            raise CheckpointError(f"step {step}: the ranks' parts do not make a whole: {'; '.join(problems[:3])}")
+        for note in range(self.world_size):
+            (aside / f"rank_{note:05d}.json").unlink()
+        _write_durably(aside / MANIFEST, manifest.to_json())
+        sync_folder(aside)
+        final = self.folder / checkpoint_name(step)
+        if final.exists():  # a run that went back to an older checkpoint passes this step again
+            final.rename(final.with_name(f"{final.name}.{self.attempt}.deleting"))
+        aside.rename(final)
+        sync_folder(self.folder)
+        removed = prune(self.folder, self.keep, self.permanent_every_steps)
+        size = sum(file.size for file in files.values())
+        self.on_saved(Saved(step, final, size, time.monotonic() - started, removed))
+
+    def _collect(self, aside: Path) -> list[_Note]:
+        """The notes of all ranks, as they come in."""
+        deadline = time.monotonic() + self.timeout
+        notes = []
+        for rank in range(self.world_size):
+            path = aside / f"rank_{rank:05d}.json"
+            while not path.exists():
+                if time.monotonic() > deadline:
+                    raise CheckpointError(f"rank {rank} did not write its part within {self.timeout:.0f} s")
+                time.sleep(0.02)
+            notes.append(_Note.model_validate_json(path.read_bytes()))
+        return notes
+
+
+def _chunk(tensor: Tensor, file: str) -> Chunk:
+    box = local_box(tensor)
+    return Chunk(file=file, offset=box.offset, shape=box.shape)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write aside, fsync and rename: the name appears only when the content is whole."""
+    aside = path.with_name(f"{path.name}.part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+
+
+def _space(folder: Path) -> str:
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    return f"{free / 1e9:.1f} GB are free there; make room or lower checkpoint.keep, then start the run again"

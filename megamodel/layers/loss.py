@@ -1,0 +1,72 @@
+"""Cross-entropy with the output head inside, a chunk of tokens at a time: the whole logits [N, V] never exist."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Target of a token that is not counted in the loss."""
+
+_CHUNK_ELEMENTS = 2**24
+"""Logits computed at once: 16.8 million values, 64 MiB in fp32, whatever the vocabulary."""
+
+
+def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum over tokens of -log softmax(x Wᵀ)[target], an fp32 scalar; tokens with target IGNORE_INDEX add nothing.
+
+    Gradients of the hidden states and of the head are formed in the forward pass, chunk by chunk, while the chunk's
+    logits are at hand: the same three matrix products as with whole logits, and nothing computed twice. Products run in
+    the type of `x_ND`; the softmax and the sum in fp32; the head's gradient is collected in fp32.
+    """
+    needs_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
+    return _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N, needs_grad)
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, needs_grad: bool) -> Tensor:
+        weight = weight_VD.to(x_ND.dtype)
+        total = x_ND.new_zeros((), dtype=torch.float32)
+        grad_x = torch.empty_like(x_ND) if needs_grad else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
+        step = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        for start in range(0, x_ND.shape[0], step):
+            rows = slice(start, start + step)
+            loss, grad_logits = _chunk(x_ND[rows], weight, targets_N[rows], needs_grad)
+            total += loss
+            if grad_x is not None and grad_weight is not None and grad_logits is not None:
+                torch.mm(grad_logits, weight, out=grad_x[rows])
+                _accumulate(grad_weight, grad_logits, x_ND[rows])
+        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.weight_dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        grad_x, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0]
+        return grad_x * scale.to(grad_x.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None
+
+
+def _chunk(x: Tensor, weight: Tensor, targets: Tensor, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
+    """Loss of one chunk, and the gradient of its logits in the type of `x` (softmax minus one at the target)."""
+    logits = torch.mm(x, weight.t()).float()
+    counted = targets != IGNORE_INDEX
+    index = torch.where(counted, targets, 0)[:, None]
+    log_sum = torch.logsumexp(logits, dim=-1)
+    picked = logits.gather(1, index)[:, 0]
+    loss = torch.where(counted, log_sum - picked, 0.0).sum()
+    if not needs_grad:
+        return loss, None
+    grad = logits.sub_(log_sum[:, None]).exp_()
+    grad.scatter_add_(1, index, grad.new_full((), -1.0).expand_as(index))
+    return loss, grad.mul_(counted[:, None]).to(x.dtype)
+
+
+def _accumulate(grad_weight: Tensor, grad_logits: Tensor, x: Tensor) -> None:
+    """grad_weight += grad_logitsᵀ x, collected in fp32 whatever the type of the factors."""
+    if x.dtype == torch.float32:
+        grad_weight.addmm_(grad_logits.t(), x)
+    else:
+        grad_weight += torch.mm(grad_logits.t(), x)
