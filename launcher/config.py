@@ -1,23 +1,44 @@
-"""What a run is: one tree of settings, the only schema. Field docstrings are the documentation that `config explain` prints."""
+"""What a run is: one tree of settings, the only schema. Field docstrings are what `config explain` prints."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from megamodel.config import ModelConfig
 
 
-class Settings(BaseModel):
-    """A group of settings: unknown names are refused."""
+def _home(path: Path) -> Path:
+    """`~/runs` as the shell would read it; a folder literally named ~ is never what is meant."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for {path.parts[0]}") from None
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+Location = Annotated[Path, AfterValidator(_home)]
+"""A path, relative to the folder in which the command runs; ~ is the home folder."""
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown names, infinities and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class SourceConfig(Settings):
     """One set of token shards and its share of the mixture."""
 
-    path: Path
+    path: Location
     """Prefix of the shard set, as given to `data prepare` or `data tokenize --out`; PREFIX.manifest.json must exist."""
     weight: PositiveFloat = 1.0
     """Share of the samples drawn from this set, relative to the other sources' weights."""
@@ -26,7 +47,7 @@ class SourceConfig(Settings):
 class DataConfig(Settings):
     """What the model reads."""
 
-    tokenizer: Path
+    tokenizer: Location
     """Folder of the tokenizer (tokenizer.json) that made the shards; its digest must equal the one in each manifest."""
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     """The training mixture."""
@@ -100,9 +121,12 @@ class EngineConfig(Settings):
     """What moves the gradients, and on which device."""
 
     name: Literal["single", "ddp", "fsdp"] = "single"
-    """single: one process; ddp: every rank holds the whole model; fsdp: parameters, gradients and optimizer sharded (FSDP2)."""
+    """single: one process; ddp: the whole model on each rank; fsdp: weights, gradients, optimizer sharded (FSDP2)."""
     ranks: PositiveInt | None = None
-    """Processes that `megamodel train` starts on this machine; unset: one per GPU, or 1 on a CPU. Under torchrun or srun their count rules."""
+    """Processes that `megamodel train` starts on this machine; unset: one per GPU, or 1 on a CPU.
+
+    Under torchrun or srun their count rules.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -147,9 +171,9 @@ class MonitorConfig(Settings):
 class RunConfig(Settings):
     """One training run, whole."""
 
-    run_dir: Path
+    run_dir: Location
     """Folder of the run: config, metrics, events, checkpoints, tokenizer."""
-    seed: NonNegativeInt = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
     """Seeds the initial weights (with each parameter's name) and the data order (with each sample's index)."""
     model: ModelConfig
     """The architecture."""

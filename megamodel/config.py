@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 class ModelConfig(BaseModel):
     """A decoder-only transformer. GPT-2 and Llama 3 are two settings of the same fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     vocab_size: PositiveInt
     """Rows of the embedding table; at least the tokenizer's number of tokens."""
@@ -49,14 +49,15 @@ class ModelConfig(BaseModel):
     def _shapes_fit(self) -> Self:
         heads, kv_heads = self.num_attention_heads, self.kv_heads
         if self.head_dim is None and self.hidden_size % heads:
-            divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
+            candidates = {1, *range(max(1, heads - 1024), heads + 1024)}
+            divisors = [n for n in candidates if self.hidden_size % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])
             raise ValueError(
                 f"num_attention_heads={heads} does not divide hidden_size={self.hidden_size}; "
                 f"the nearest that do: {', '.join(map(str, near))} (or set head_dim)"
             )
         if heads % kv_heads:
-            near = [n for n in range(1, heads + 1) if heads % n == 0]
+            near = [n for n in range(1, min(heads, 1024) + 1) if heads % n == 0]
             raise ValueError(
                 f"num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}; "
                 f"these do: {', '.join(map(str, near))}"

@@ -1,0 +1,148 @@
+"""What to answer to a name that is no setting: the right name, from other software's names or from the spelling."""
+
+import difflib
+from collections.abc import Collection
+
+# Other software's name -> the setting here. A foreign name is refused with its translation: one way to do a thing.
+FOREIGN: dict[str, str] = {
+    foreign: setting
+    for setting, names in {
+        "run_dir": "output_dir out_dir save_dir run_name experiment_name work_dir",
+        "seed": "random_seed manual_seed global_seed",
+        "model.vocab_size": "padded_vocab_size n_vocab vocabulary_size",
+        "model.hidden_size": "n_embd d_model n_embed dim embed_dim embedding_size model_dim",
+        "model.num_hidden_layers": "n_layer n_layers num_layers depth",
+        "model.num_attention_heads": "n_head n_heads num_heads",
+        "model.num_key_value_heads": "n_kv_head n_kv_heads num_kv_heads num_query_groups n_query_groups",
+        "model.head_dim": "kv_channels head_size d_head",
+        "model.intermediate_size": "ffn_dim n_inner ffn_hidden_size d_ff mlp_hidden_size ffn_size",
+        "model.max_position_embeddings": "n_positions n_ctx max_position max_positions",
+        "model.position_embedding": "position_embedding_type pos_emb use_rotary",
+        "model.rope_theta": "rotary_base rope_base rotary_emb_base",
+        "model.norm": "normalization norm_type norm_class",
+        "model.norm_eps": "layer_norm_epsilon layernorm_epsilon rms_norm_eps layer_norm_eps",
+        "model.activation": "activation_function hidden_act act_fn mlp_type",
+        "model.attention_bias": "qkv_bias add_qkv_bias use_bias bias",
+        "model.mlp_bias": "add_bias_linear",
+        "model.tie_word_embeddings": "tie_embeddings weight_tying tied_embeddings",
+        "model.initializer_range": "init_std init_method_std init_range",
+        "data.tokenizer": "tokenizer_path tokenizer_name tokenizer_model tokenizer_name_or_path",
+        "data.sources": "data_path train_data train_data_path datasets dataset train_files data_prefix",
+        "data.validation": "valid_data val_data eval_data validation_data val_data_path eval_dataset",
+        "data.prefetch_batches": "prefetch_factor num_workers dataloader_num_workers",
+        "train.steps": "max_steps max_iters train_iters num_steps total_steps num_train_steps training_steps",
+        "train.stop_at_step": "exit_interval stop_step stop_after",
+        "train.global_batch_size": "train_batch_size total_batch_size effective_batch_size",
+        "train.micro_batch_size": (
+            "per_device_train_batch_size batch_size device_batch_size train_micro_batch_size_per_gpu local_batch_size"
+        ),
+        "train.seq_len": "block_size seq_length max_seq_len context_length max_seq_length sequence_length max_length",
+        "train.validate_every_steps": "eval_interval eval_steps eval_every val_interval",
+        "train.validation_sequences": "eval_iters eval_batches",
+        "optimizer.lr": "learning_rate max_lr peak_lr base_lr",
+        "optimizer.betas": "adam_beta1 adam_beta2 beta1 beta2 adam_betas",
+        "optimizer.eps": "adam_eps adam_epsilon",
+        "optimizer.weight_decay": "wd decay",
+        "optimizer.max_grad_norm": "clip_grad max_norm grad_clip gradient_clipping gradient_clip_val clip_grad_norm",
+        "optimizer.schedule.name": "lr_scheduler_type lr_decay_style lr_schedule scheduler decay_lr lr_scheduler",
+        "optimizer.schedule.warmup_steps": "warmup_iters lr_warmup_iters num_warmup_steps warmup lr_warmup_steps",
+        "optimizer.schedule.min_lr_ratio": "min_lr final_lr eta_min lr_min",
+        "optimizer.schedule.decay_steps": "lr_wsd_decay_iters cooldown_steps",
+        "engine.name": "strategy backend distributed_backend ddp_backend fsdp use_fsdp",
+        "engine.ranks": "nproc_per_node num_gpus devices gpus world_size num_processes n_gpus",
+        "engine.device": "device_type accelerator use_cpu no_cuda",
+        "engine.precision": "bf16 fp16 fp32 dtype torch_dtype mixed_precision autocast tf32",
+        "engine.compile": "torch_compile use_compile",
+        "engine.activation_checkpointing": (
+            "gradient_checkpointing recompute_activations activation_checkpoint checkpoint_activations"
+        ),
+        "engine.timeout_seconds": "ddp_timeout distributed_timeout_minutes nccl_timeout",
+        "parallel.dp_replicate": "data_parallel_replicate_degree hsdp replicas",
+        "parallel.dp_shard": "data_parallel_shard_degree data_parallel_size fsdp_size dp",
+        "checkpoint.every_steps": "save_interval save_steps save_every checkpoint_interval save_every_steps",
+        "checkpoint.keep": "save_total_limit keep_last keep_last_k max_to_keep",
+        "checkpoint.permanent_every_steps": "keep_every permanent_save_interval",
+        "monitor.console_every_steps": "log_interval logging_steps log_every print_every",
+        "monitor.tensorboard": "tensorboard_dir report_to use_tensorboard",
+    }.items()
+    for foreign in names.split()
+}
+
+_ACCUMULATION = (
+    "is not a setting: accumulation follows from train.global_batch_size / (ranks x train.micro_batch_size); "
+    "set those two"
+)
+_RESUME = "is not a setting: `megamodel train` goes on from the newest good checkpoint in run_dir by itself"
+_EPOCHS = "is not a setting: give train.steps; `megamodel config check` says how many epochs that is"
+_DROPOUT = "is not a setting: there is no dropout; remove the line"
+
+# Names whose meaning does not exist here, with what to do instead; the whole sentence after the name.
+ADVICE: dict[str, str] = {
+    name: advice
+    for advice, names in {
+        _ACCUMULATION: "gradient_accumulation_steps grad_accum accumulate_grad_batches grad_accumulation_steps",
+        _RESUME: "resume resume_from_checkpoint load init_from resume_from load_checkpoint",
+        _EPOCHS: "num_train_epochs epochs num_epochs max_epochs",
+        _DROPOUT: "dropout attention_dropout hidden_dropout attn_pdrop resid_pdrop embd_pdrop",
+        "is not there yet (tensor parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
+            "tp tensor_parallel tensor_model_parallel_size tensor_parallel_size tensor_parallel_degree tp_size"
+        ),
+        "is not there yet (pipeline parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
+            "pp pipeline_parallel pipeline_model_parallel_size pipeline_parallel_size pipeline_parallel_degree pp_size"
+        ),
+        "is not there yet (context parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
+            "cp context_parallel context_parallel_size context_parallel_degree cp_size sequence_parallel"
+        ),
+        "is not there yet (expert parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
+            "ep expert_parallel expert_model_parallel_size expert_parallel_size num_experts n_experts"
+        ),
+        "is not there yet (DeepSpeed); engine.name=fsdp shards parameters, gradients and optimizer as ZeRO-3 does": (
+            "zero_stage zero_optimization deepspeed"
+        ),
+        "is not there yet; metrics go to RUN/metrics.jsonl and TensorBoard (monitor.tensorboard)": (
+            "wandb wandb_project use_wandb wandb_log"
+        ),
+    }.items()
+    for name in names.split()
+}
+
+
+def advise(key: str, group: str, siblings: Collection[str], all_names: Collection[str]) -> str:
+    """What is wrong with the name `key` in `group`, and the name that was probably meant.
+
+    `siblings` are the names in the group, `all_names` the dotted names of the whole schema.
+    """
+    name = key.lower().replace("-", "_")
+    elsewhere = [other for other in all_names if other.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"is not a setting here; it exists as {' and '.join(elsewhere[:3])}"
+    if FOREIGN.get(name) in all_names:
+        return f"is other software's name; here it is {FOREIGN[name]}{_how(name)}"
+    if name in ADVICE and "train.steps" in all_names:
+        return ADVICE[name]
+    close = difflib.get_close_matches(name, siblings, n=1)
+    if close:
+        return f"is not a setting; did you mean {group + '.' if group else ''}{close[0]}?"
+    leaves = {other.rpartition(".")[2]: other for other in all_names}
+    close = difflib.get_close_matches(name, leaves, n=1, cutoff=0.75)
+    if close:
+        return f"is not a setting; did you mean {leaves[close[0]]}?"
+    return f"is not a setting; {group or 'the top level'} has: {', '.join(sorted(siblings))}"
+
+
+def _how(name: str) -> str:
+    """How the value is translated, where it is not the same."""
+    return {
+        "bf16": " (bf16, fp32 or auto)",
+        "fp16": " (bf16, fp32 or auto; fp16 is not there)",
+        "fp32": " (bf16, fp32 or auto)",
+        "adam_beta1": " (a list of both: [0.9, 0.95])",
+        "adam_beta2": " (a list of both: [0.9, 0.95])",
+        "beta1": " (a list of both: [0.9, 0.95])",
+        "beta2": " (a list of both: [0.9, 0.95])",
+        "min_lr": " (as a part of the peak: min_lr / lr)",
+        "final_lr": " (as a part of the peak: final_lr / lr)",
+        "eta_min": " (as a part of the peak: eta_min / lr)",
+        "lr_min": " (as a part of the peak: lr_min / lr)",
+        "gradient_checkpointing": " (none or full)",
+    }.get(name, "")

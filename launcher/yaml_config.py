@@ -1,0 +1,89 @@
+"""Load a configuration: YAML files composed by `base:`, `key=value` overrides, one schema of pydantic models.
+
+Every mistake is reported at once, each with its file, line, column and a remedy. Every value keeps its origin.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import BaseModel
+
+from launcher.errors import UserError
+from launcher.settings.compose import Composer
+from launcher.settings.entries import COMMAND_LINE, DEFAULT, Entry, Mistake, Origin, dotted
+from launcher.settings.reader import Dumper
+from launcher.settings.validate import validate
+
+__all__ = ["COMMAND_LINE", "DEFAULT", "Loaded", "Mistake", "Origin", "dump", "load", "report", "top_level_names"]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass
+class Loaded(Generic[T]):
+    """A checked configuration and where each of its values came from."""
+
+    value: T
+    raw: dict[str, Any]
+    """What was written, merged, before defaults."""
+    origins: dict[str, Origin]
+    """Dotted name of every setting and group -> where it was written, or the origin "default"."""
+
+    def origin(self, name: str) -> Origin:
+        """The origin of a setting; of the nearest group above it when it has none of its own."""
+        while name and name not in self.origins:
+            name = name.rpartition(".")[0]
+        return self.origins.get(name, Origin(DEFAULT))
+
+
+def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Loaded[T]:
+    """Read, compose and check a configuration. Raises UserError that lists every mistake."""
+    composer = Composer()
+    root = composer.compose(Path(path), overrides)
+    value, mistakes = validate(root, schema, composer.incomplete)
+    mistakes = composer.mistakes + mistakes
+    if mistakes or value is None:
+        raise UserError(report(Path(path), mistakes))
+    return Loaded(value, root.plain(), _origins(root, value))
+
+
+def dump(model: BaseModel) -> str:
+    """YAML of a resolved configuration; `load` reads it back to an equal one."""
+    return yaml.dump(model.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def top_level_names(path: Path | str) -> set[str]:
+    """The names at the top of a composed file, which tell what kind of configuration it is. Raises UserError."""
+    composer = Composer()
+    root = composer.compose(Path(path))
+    if composer.incomplete:
+        raise UserError(report(Path(path), composer.mistakes))
+    return set(root.plain())
+
+
+def report(path: Path, mistakes: Sequence[Mistake]) -> str:
+    """The mistakes as one message: in the order of the files, then the lines; the command line last."""
+    unique = list(dict.fromkeys(mistakes))
+    unique.sort(key=lambda m: (m.origin.place == COMMAND_LINE, m.origin.place, m.origin.line, m.origin.column))
+    if len(unique) == 1:
+        return str(unique[0])
+    return "\n  ".join([f"{len(unique)} mistakes in {path}:", *map(str, unique)])
+
+
+def _origins(root: Entry, value: BaseModel) -> dict[str, Origin]:
+    """Where each setting of the resolved tree came from, in the order of the schema."""
+    written = {name: entry.origin for name, entry in root.walk()}
+    names = dict.fromkeys(_names(value.model_dump(mode="json"), ""))
+    return {name: written.get(name, Origin(DEFAULT)) for name in names}
+
+
+def _names(value: Any, name: str) -> list[str]:
+    """Dotted names of everything in a dumped model; a list of plain values is one value."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    if not isinstance(value, dict):
+        return []
+    return [n for key, child in value.items() for n in [dotted(name, key), *_names(child, dotted(name, key))]]
