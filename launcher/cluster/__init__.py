@@ -1,0 +1,1 @@
+"""How processes start, find each other, and end."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,14 +49,19 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A checkpoint's table of contents. `step` is the loader's whole state; the rest follows from the run's config."""
+    """A checkpoint's table of contents. `step` is the loader's whole state.
+
+    `model` and `data_order` are the settings that must not change when the run goes on: the architecture, and what the
+    samples of a step follow from.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = FORMAT_VERSION
     step: int
     optimizer: str
-    seed: int
+    model: dict[str, Any]
+    data_order: dict[str, Any]
     tensors: dict[str, TensorEntry]
     files: dict[str, FileEntry]
 

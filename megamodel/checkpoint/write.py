@@ -1,6 +1,7 @@
 """Save a checkpoint from all ranks while training goes on.
 
-Each rank copies its part, then a thread writes it into a folder set aside for this attempt, and a note of what it wrote.
+Each rank copies its part, then a thread writes it into a folder set aside for this attempt, and a note of what it
+wrote.
 Rank 0 waits for all notes, proves that the chunks tile every tensor, writes the manifest and renames the folder.
 The notes are files, so the threads need no collective, and a rank that dies leaves the folder uncommitted.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -51,7 +53,7 @@ class CheckpointWriter:
         rank, world_size: of all processes.
         attempt: a word unique to this start of the run, the same on every rank.
         keep, permanent_every_steps: see `prune`.
-        seed, optimizer: recorded in the manifest.
+        optimizer, model, data_order: recorded in the manifest.
         on_saved: called on rank 0, in the writing thread, after each commit.
         timeout: seconds rank 0 waits for the other ranks' parts.
     """
@@ -65,14 +67,16 @@ class CheckpointWriter:
         attempt: str,
         keep: int,
         permanent_every_steps: int | None,
-        seed: int,
         optimizer: str,
+        model: dict[str, Any],
+        data_order: dict[str, Any],
         on_saved: Callable[[Saved], None],
         timeout: float = 1800.0,
     ) -> None:
         self.folder, self.rank, self.world_size, self.attempt = folder, rank, world_size, attempt
         self.keep, self.permanent_every_steps = keep, permanent_every_steps
-        self.seed, self.optimizer, self.on_saved, self.timeout = seed, optimizer, on_saved, timeout
+        self.optimizer, self.model, self.data_order = optimizer, model, data_order
+        self.on_saved, self.timeout = on_saved, timeout
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -155,7 +159,14 @@ class CheckpointWriter:
             for name, (shape, dtype) in shapes.items()
         }
         files = {note.name: note.file for note in notes}
-        manifest = Manifest(step=step, optimizer=self.optimizer, seed=self.seed, tensors=tensors, files=files)
+        manifest = Manifest(
+            step=step,
+            optimizer=self.optimizer,
+            model=self.model,
+            data_order=self.data_order,
+            tensors=tensors,
+            files=files,
+        )
         if problems := manifest.coverage_problems():
             raise CheckpointError(f"step {step}: the ranks' parts do not make a whole: {'; '.join(problems[:3])}")
         for note in range(self.world_size):

@@ -51,7 +51,8 @@ def local_box(tensor: Tensor) -> Box:
 
 def is_first_copy(tensor: DTensor) -> bool:
     """True on the one rank, among those that hold the same box, that speaks for it."""
-    coordinate: list[int] = tensor.device_mesh.get_coordinate() or []
+    coordinate = tensor.device_mesh.get_coordinate()
+    assert coordinate is not None, "a rank outside the mesh holds no part of the tensor"
     return not any(
         isinstance(placement, Replicate) and position > 0
         for placement, position in zip(tensor.placements, coordinate, strict=True)

@@ -1,0 +1,120 @@
+"""Who this process is among the others, and its connection to them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from launcher.cluster.rendezvous import RENDEZVOUS
+from launcher.config import EngineConfig
+from launcher.errors import CheckFailed, UserError
+from megamodel.errors import ModelError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place: its rank among world_size, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """True on the rank that writes what is written once."""
+        return self.rank == 0
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and give its result, or its error, to every rank."""
+        outcome: list[tuple[T | None, str | None, int]] = [(None, None, 0)]
+        if self.first:
+            try:
+                outcome[0] = (work(), None, 0)
+            except (UserError, ModelError) as error:
+                outcome[0] = (None, str(error), getattr(error, "exit_code", 2))
+        if self.world_size > 1:
+            dist.broadcast_object_list(outcome, src=0)
+        result, message, code = outcome[0]
+        if message is not None:
+            raise (CheckFailed if code == 1 else UserError)(message)
+        return result  # type: ignore[return-value]
+
+
+def is_rank() -> bool:
+    """True when a launcher (ours, torchrun, srun) started this process as one of several."""
+    return "RANK" in os.environ or _under_srun()
+
+
+def _under_srun() -> bool:
+    return "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ
+
+
+def _adopt_srun() -> None:
+    """Give srun's variables the names that torch.distributed reads."""
+    for ours, theirs in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
+        os.environ.setdefault(ours, os.environ[theirs])
+    os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def join(engine: EngineConfig) -> Ranks:
+    """Connect to the other ranks and choose the device. The engine `single` connects to nobody."""
+    if "RANK" not in os.environ and _under_srun():
+        _adopt_srun()
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = choose_device(engine, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if engine.name != "single":
+        _connect(engine, rank, world_size, device)
+    elif world_size > 1:
+        raise UserError(f"engine.name is single, but {world_size} ranks were started; use ddp or fsdp, or one process")
+    return Ranks(rank, world_size, device)
+
+
+def _connect(engine: EngineConfig, rank: int, world_size: int, device: torch.device) -> None:
+    # A process alone has nobody to meet, so it needs no address.
+    alone = world_size == 1 and "MASTER_ADDR" not in os.environ and RENDEZVOUS not in os.environ
+    method = None if alone else os.environ.get(RENDEZVOUS, "env://")
+    dist.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=method,
+        store=dist.HashStore() if alone else None,
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=engine.timeout_seconds),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def leave() -> None:
+    """Disconnect from the other ranks."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(engine: EngineConfig, local_rank: int) -> torch.device:
+    """The device that the configuration and this machine give to a rank."""
+    available = torch.cuda.is_available()
+    if engine.device == "cuda" and not available:
+        raise UserError("engine.device is cuda, but torch sees no GPU here; set engine.device to auto or cpu")
+    if engine.device == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; "
+            "set engine.ranks to that, or engine.device to cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def compute_dtype(engine: EngineConfig, device: torch.device) -> torch.dtype:
+    """Type of the activations: as configured, or bf16 on a GPU and fp32 on a CPU."""
+    if engine.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if engine.precision == "bf16" else torch.float32

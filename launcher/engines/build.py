@@ -1,0 +1,15 @@
+"""From the name in the configuration to an engine."""
+
+from launcher.cluster.ranks import Ranks
+from launcher.config import RunConfig
+from launcher.engines.base import Engine
+from launcher.engines.ddp import DdpEngine
+from launcher.engines.fsdp import FsdpEngine
+from launcher.engines.single import SingleEngine
+
+ENGINES: dict[str, type[Engine]] = {"single": SingleEngine, "ddp": DdpEngine, "fsdp": FsdpEngine}
+
+
+def build_engine(config: RunConfig, ranks: Ranks) -> Engine:
+    """The engine that `engine.name` asks for, its model initialised from (seed, parameter names)."""
+    return ENGINES[config.engine.name](config, ranks)

@@ -1,0 +1,22 @@
+"""Every rank holds the whole model; gradients are averaged in buckets while the backward pass runs."""
+
+import contextlib
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from launcher.engines.base import Engine
+
+
+class DdpEngine(Engine):
+    """torch's DistributedDataParallel."""
+
+    def _distribute(self) -> nn.Module:
+        self._materialise()
+        # DDP averages over ranks; the loss is divided by the global count already.
+        self.loss_scale = float(self.ranks.world_size)
+        self._ddp = DistributedDataParallel(self.model, gradient_as_bucket_view=True, init_sync=False)
+        return self._ddp
+
+    def _reduced(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if last else self._ddp.no_sync()
