@@ -1,0 +1,6 @@
+"""Where the work runs: this machine's cores."""
+
+from data_pipeline.execute.prepare import Prepared, prepare
+from data_pipeline.execute.tokenize import tokenize
+
+__all__ = ["Prepared", "prepare", "tokenize"]

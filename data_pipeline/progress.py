@@ -1,0 +1,52 @@
+"""How far a long job is: a bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the bytes done of `total` on stderr; yields the function to tell it of more."""
+    if sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.advance(task, done)
+    else:
+        yield _Lines(what, total)
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class _Lines:
+    """Plain lines, none at all for a job shorter than ten seconds."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        now = time.monotonic()
+        if now - self._last < _SECONDS:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        left = max(0, self._total - self._done) / max(rate, 1)
+        share = self._done / max(1, self._total)
+        print(f"{self._what}: {share:.0%}, {rate / 1e6:.1f} MB/s, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -1,0 +1,43 @@
+"""The unit of a corpus."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document and where it came from."""
+
+    text: str
+    source: str
+    """Path of the file, as it was given."""
+    position: int
+    """Number of the record in that file, from 0."""
+    id: str | None = None
+    """The corpus's own name for the document, where it has one."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """The record's other fields."""
+    offset: int = 0
+    """Byte at which the record starts in the (uncompressed) file; 0 where the format has no such thing."""
+
+    @property
+    def identity(self) -> str:
+        """The name by which the document is told from all others: its id, or FILE:RECORD."""
+        return self.id if self.id is not None else f"{self.source}:{self.position}"
+
+
+def to_document(record: Any, source: str, position: int, text_field: str, id_field: str, offset: int = 0) -> Document:
+    """Turn one record into a Document. ValueError, saying what is wrong, when it is not an object with a text."""
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object with a field {text_field!r}, found {type(record).__name__}")
+    if text_field not in record:
+        fields = ", ".join(map(str, record)) or "none"
+        raise ValueError(
+            f"there is no field {text_field!r} (fields here: {fields}); set text_field to the one with text"
+        )
+    text = record[text_field]
+    if not isinstance(text, str):
+        raise ValueError(f"field {text_field!r} holds {type(text).__name__}, not text")
+    identity = record.get(id_field)
+    rest = {key: value for key, value in record.items() if key not in (text_field, id_field)}
+    return Document(text, source, position, None if identity is None else str(identity), rest, offset)

@@ -1,0 +1,75 @@
+"""JSON Lines, plain or compressed with gzip or zstandard: one object a line."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+import zstandard
+
+from data_pipeline.errors import DataError
+from data_pipeline.read.document import Document, to_document
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], object]) -> Iterator[Document]:
+    """Yield the documents of one file; blank lines are passed over. `advance` is told the bytes of disk consumed."""
+    offset = position = consumed = 0
+    with path.open("rb") as raw:
+        for number, line in enumerate(_lines(_uncompressed(raw, path.name), path), start=1):
+            if line.strip():
+                yield _parse(line, path, number, position, text_field, id_field, offset)
+                position += 1
+            offset += len(line)
+            if raw.tell() != consumed:
+                advance(raw.tell() - consumed)
+                consumed = raw.tell()
+
+
+def read_at(path: Path, offset: int, position: int, text_field: str, id_field: str) -> Document:
+    """Read the single record that starts at byte `offset` of the uncompressed file."""
+    with path.open("rb") as raw:
+        stream = _uncompressed(raw, path.name)
+        if path.suffix == ".jsonl":
+            stream.seek(offset)
+        else:
+            _skip(stream, offset)
+        return _parse(stream.readline(), path, position + 1, position, text_field, id_field, offset)
+
+
+def _uncompressed(raw: BinaryIO, name: str) -> BinaryIO:
+    """Return a buffered stream of the file's uncompressed bytes."""
+    if name.endswith(".gz"):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[type-var, return-value]
+    if name.endswith(".zst"):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        return io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)  # type: ignore[return-value]
+    return raw
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    while count > 0 and (block := stream.read(min(count, 1 << 20))):
+        count -= len(block)
+
+
+def _lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Iterate over lines; a damaged compressed stream becomes a sentence."""
+    try:
+        yield from stream
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise DataError(f"{path}: the compressed file is damaged or cut short ({error}); fetch it again.") from error
+
+
+def _parse(
+    line: bytes, path: Path, number: int, position: int, text_field: str, id_field: str, offset: int
+) -> Document:
+    try:
+        return to_document(orjson.loads(line), str(path), position, text_field, id_field, offset)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: not valid JSON ({error}); mend or remove this line.") from error
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: {error}.") from error

@@ -1,0 +1,142 @@
+"""What a shard set is, on one page of JSON: written last, believed first."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from data_pipeline.errors import DataError
+from data_pipeline.files import sha256_of, write_atomically
+
+SUFFIX = ".manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class FileRecord(_Record):
+    """One file, as it was when written or read."""
+
+    name: str
+    """Name beside the manifest; for a source file, its path as it was given."""
+    size: NonNegativeInt
+    """Bytes."""
+    sha256: str
+    """Digest of the bytes."""
+
+
+class ShardRecord(_Record):
+    """One shard: Megatron's pair of files, and where each of its documents came from."""
+
+    num_documents: NonNegativeInt
+    """Sequences in the index; one a document."""
+    num_tokens: NonNegativeInt
+    """Tokens, each document's end-of-document token included."""
+    bin: FileRecord
+    """The token ids."""
+    idx: FileRecord
+    """Megatron's index: the length and offset of each document."""
+    documents: FileRecord
+    """The provenance: a NumPy array, one row a document."""
+
+
+class Manifest(_Record):
+    """Everything about a shard set that its bytes do not say."""
+
+    format: Literal["megamodel-shards"] = "megamodel-shards"
+    """What this file is."""
+    version: Literal[1] = 1
+    """Version of the format."""
+    dtype: Literal["uint16", "int32"]
+    """Type of one id in the .bin files, little-endian."""
+    vocab_size: PositiveInt
+    """The tokenizer's largest id + 1."""
+    tokenizer_sha256: str
+    """Digest of the tokenizer.json that made the ids."""
+    eos_id: NonNegativeInt
+    """The id that ends every document."""
+    num_documents: NonNegativeInt
+    """Documents in all shards."""
+    num_tokens: NonNegativeInt
+    """Tokens in all shards, end-of-document tokens included."""
+    num_eos_tokens: NonNegativeInt
+    """End-of-document tokens among them."""
+    num_empty_documents: NonNegativeInt
+    """Documents of the sources that were left out because their text was empty."""
+    text_bytes: NonNegativeInt
+    """UTF-8 bytes of the documents' text."""
+    text_field: str
+    """Field of the source records that held the text."""
+    id_field: str
+    """Field of the source records that held the document's id."""
+    shards: list[ShardRecord]
+    """The shards, in the order in which their tokens are counted."""
+    sources: list[FileRecord]
+    """The files the documents came from; provenance rows point into this list."""
+    content_sha256: str
+    """Identity of the token data, wherever it lies: the digest of the shards' own digests, in order."""
+
+
+def content_digest(dtype: str, shards: list[ShardRecord]) -> str:
+    """Digest the token data through the shards' digests, so that shards written apart can be joined without reading."""
+    digest = hashlib.sha256(dtype.encode())
+    for shard in shards:
+        digest.update(f"\n{shard.num_tokens} {shard.bin.sha256}".encode())
+    return digest.hexdigest()
+
+
+def dtype_for(vocab_size: int) -> Literal["uint16", "int32"]:
+    """Megatron's rule: two bytes an id below 65,500 words, four from there."""
+    return "uint16" if vocab_size < 65_500 else "int32"
+
+
+def describe_sources(paths: list[Path]) -> list[FileRecord]:
+    """Size and digest of each source file."""
+    try:
+        return [FileRecord(name=str(path), size=path.stat().st_size, sha256=sha256_of(path)) for path in paths]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """PREFIX.manifest.json."""
+    return Path(f"{prefix}{SUFFIX}")
+
+
+def write_manifest(prefix: Path, manifest: Manifest) -> None:
+    """Write it whole or not at all. From here on the shard set exists."""
+    write_atomically(manifest_path(prefix), (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_manifest(prefix: str | Path) -> Manifest:
+    """Read PREFIX.manifest.json. DataError when it is missing, damaged, or of another version."""
+    path = manifest_path(prefix)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"no shard set at {prefix}: cannot read {path} ({error.strerror}).{_hint(path)} "
+            "`megamodel data prepare` and `data tokenize` write shard sets."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{path} is damaged or of another version: {where}: {first['msg']}; write it again.") from error
+
+
+def _hint(path: Path) -> str:
+    """Name the shard sets that do exist in that folder."""
+    nearby = sorted(p.name.removesuffix(SUFFIX) for p in path.parent.glob(f"*{SUFFIX}"))[:5]
+    return f" In {path.parent} there are: {', '.join(nearby)}." if nearby else ""
+
+
+PROVENANCE = np.dtype([("file", "<u4"), ("record", "<u8"), ("offset", "<u8"), ("id_hash", "<u8")])
+"""One row a document: index into Manifest.sources, record number in that file, byte offset of the record, hash of its id."""
+
+
+def id_hash(identity: str) -> int:
+    """64 bits of a document's id, to find it again without storing every id."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
