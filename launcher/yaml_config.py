@@ -26,6 +26,8 @@ T = TypeVar("T", bound=BaseModel)
 class Loaded(Generic[T]):
     """A checked configuration and where each of its values came from."""
 
+    path: Path
+    """The file that was asked for."""
     value: T
     raw: dict[str, Any]
     """What was written, merged, before defaults."""
@@ -47,7 +49,7 @@ def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Lo
     mistakes = composer.mistakes + mistakes
     if mistakes or value is None:
         raise UserError(report(Path(path), mistakes))
-    return Loaded(value, root.plain(), _origins(root, value))
+    return Loaded(Path(path), value, root.plain(), _origins(root, value))
 
 
 def dump(model: BaseModel) -> str:

@@ -1,7 +1,81 @@
-"""The config command (being built)."""
+"""megamodel config: what is set, by which file, and what it means."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
+
+sub = typer.Typer(no_args_is_help=True, help="What is set, by which file, and what it means.", rich_markup_mode=None)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A YAML file: a run, a data preparation or a model.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings over the file's, such as train.steps=100.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    app.add_typer(sub, name="config")
+
+
+@sub.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Find every mistake: names, types, and for a run whether model, batch, ranks, data and disk fit together."""
+    from launcher.config import RunConfig
+    from launcher.physics import require
+    from launcher.settings.kinds import kind_of, schemas
+    from launcher.yaml_config import load
+
+    kind = kind_of(config)
+    if kind == "run":
+        for note in require(load(config, RunConfig, overrides or ())):
+            typer.echo(f"note: {note.setting}: {note.message}")
+    else:
+        load(config, schemas()[kind], overrides or ())
+    typer.echo(f"{config}: a {kind} configuration without mistakes")
+
+
+@sub.command()
+def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print the resolved configuration, each value with its origin."""
+    import json
+
+    from launcher.settings.explain import with_origins
+    from launcher.settings.kinds import kind_of, schemas
+    from launcher.yaml_config import load
+
+    loaded = load(config, schemas()[kind_of(config)], overrides or ())
+    if as_json:
+        origins = {name: str(origin) for name, origin in loaded.origins.items()}
+        typer.echo(json.dumps({"config": loaded.value.model_dump(mode="json"), "origins": origins}, indent=2))
+    else:
+        typer.echo(with_origins(loaded), nl=False)
+
+
+@sub.command()
+def explain(
+    targets: Annotated[list[str], typer.Argument(help="A configuration file, settings such as optimizer.lr, or both.")],
+    as_json: Json = False,
+) -> None:
+    """Say what settings mean: type, default, allowed values; with a file also their value there and its origin."""
+    import json
+
+    from launcher.settings.explain import explanations, in_words
+
+    found = explanations(targets)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(in_words, found)))
+
+
+@sub.command()
+def schema(
+    config: Annotated[
+        Path | None, typer.Argument(help="The file whose kind of schema is wanted; unset: a run.")
+    ] = None,
+) -> None:
+    """Print the JSON schema, for editors that complete and check YAML."""
+    import json
+
+    from launcher.settings.explain import json_schema
+    from launcher.settings.kinds import kind_of, schemas
+
+    chosen = schemas()[kind_of(config) if config else "run"]
+    typer.echo(json.dumps(json_schema(chosen), indent=2))

@@ -38,6 +38,11 @@ class Dumper(yaml.SafeDumper):
         """Write every value out: the reader refuses aliases."""
         return True
 
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        """Write a list of plain values in one line."""
+        plain = not any(isinstance(item, list | dict) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
+
 
 for _name, _pattern, _first in _SCALARS:
     for _class in (_Loader, Dumper):

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -46,7 +46,8 @@ class Setting:
     is_group: bool = False
     when: str = ""
     """For a setting of one choice among several groups: the choice, such as `optimizer.schedule.name=wsd`."""
-    choices: tuple[Any, ...] = field(default=())
+    choices: tuple[Any, ...] = ()
+    """The allowed values, where they are a fixed few."""
 
 
 def shape_of(annotation: Any, discriminator: str | None = None) -> Shape:
@@ -112,14 +113,26 @@ def _field_settings(info: FieldInfo, name: str, when: str) -> Iterator[Setting]:
         when=when,
         choices=choices_of(info.annotation),
     )
-    inner, inner_name = (shape, name) if shape.groups else (item, dotted(name, "N"))
-    seen: set[str] = set()
-    for group in inner.groups:
-        condition = f"{inner_name}.{inner.tag}={tags_of(group, inner.tag)[0]}" if inner.tag else when
-        for setting in settings_of(group, inner_name, condition if len(inner.groups) > 1 else when):
-            if setting.name not in seen:
-                yield setting
-            seen.add(setting.name)
+    yield from _inner_settings(shape, name, when) if shape.groups else _inner_settings(item, dotted(name, "N"), when)
+
+
+def _inner_settings(shape: Shape, name: str, when: str) -> Iterator[Setting]:
+    """The settings of one or several groups; one that several groups have comes once."""
+    owners: dict[str, list[type[BaseModel]]] = {}
+    settings: dict[str, list[Setting]] = {}
+    for group in shape.groups:
+        for setting in settings_of(group, name, when):
+            owners.setdefault(setting.name, []).append(group)
+            settings.setdefault(setting.name, []).append(setting)
+    for full_name, found in settings.items():
+        setting = found[0]
+        if shape.tag and full_name == dotted(name, shape.tag):
+            choices = tuple(choice for one in found for choice in one.choices)
+            setting = replace(setting, choices=choices, type=" | ".join(map(str, choices)))
+        elif shape.tag and len(found) < len(shape.groups):
+            tags = [str(tag) for group in owners[full_name] for tag in tags_of(group, shape.tag)]
+            setting = replace(setting, when=f"{name}.{shape.tag}={' or '.join(tags)}")
+        yield setting
 
 
 def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

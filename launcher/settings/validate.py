@@ -84,7 +84,7 @@ class _Names:
                 self.mistakes.append(Mistake(child.origin, dotted(name, key), advice))
 
     def _of_another_choice(self, child: Entry, tag: Entry, key: str, shape: Shape, name: str) -> None:
-        """A setting of a choice that was not made; fine where it is left over from a base whose choice is overridden."""
+        """A setting of a choice that was not made; fine when left over from a base whose choice is overridden."""
         if tag.origin.layer > child.origin.layer:
             return
         owners = [group.model_fields[str(shape.tag)].annotation for group in shape.groups if key in group.model_fields]
@@ -116,12 +116,14 @@ def _in_words(errors: list[ErrorDetails], root: Entry, schema: type[BaseModel]) 
         if error["type"] == "missing":
             yield "missing", Mistake(entry.origin, name, _missing(name, docs))
             continue
-        words = list(dict.fromkeys(_expectation(error, entry) for error, _ in found))
-        wrong = entry
         if error["type"].startswith("union_tag"):
             tag = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
-            name, wrong = dotted(name, tag), entry.child(tag) or entry
-        yield error["type"], Mistake(wrong.origin, name, " or ".join(words) + _found(error, wrong))
+            name, entry = dotted(name, tag), entry.child(tag) or entry
+        if error["type"] == "union_tag_not_found":
+            yield "missing", Mistake(entry.origin, name, _missing(name, docs))
+            continue
+        words = list(dict.fromkeys(_expectation(error) for error, _ in found))
+        yield error["type"], Mistake(entry.origin, name, " or ".join(words) + _found(error, entry))
 
 
 def _locate(error: ErrorDetails, root: Entry, schema: type[BaseModel]) -> tuple[str, Entry]:
@@ -161,15 +163,13 @@ def _missing(name: str, docs: dict[str, Any]) -> str:
     return f"is required and not set: {setting.doc.rstrip('.')}{needs}"
 
 
-def _expectation(error: ErrorDetails, entry: Entry) -> str:
+def _expectation(error: ErrorDetails) -> str:
     """What one pydantic error asks for."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in ("literal_error", "union_tag_invalid"):
         return "must be one of " + str(context.get("expected") or context.get("expected_tags")).replace("'", "")
-    if kind == "union_tag_not_found":
-        return "must be set"
     if kind == "too_short":
         return f"needs at least {context['min_length']} item" + ("s" if context["min_length"] != 1 else "")
     if kind == "int_from_float":
@@ -183,7 +183,7 @@ def _expectation(error: ErrorDetails, entry: Entry) -> str:
 def _found(error: ErrorDetails, entry: Entry) -> str:
     """The offending value, and what was probably meant."""
     kind, value = error["type"], entry.value
-    if kind in ("value_error", "union_tag_not_found", "missing", "too_short"):
+    if kind in ("value_error", "too_short"):
         return ""
     shown = f", not {show(value)}"
     if kind in ("literal_error", "union_tag_invalid"):

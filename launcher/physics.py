@@ -1,0 +1,240 @@
+"""What the schema cannot know: whether the settings fit each other, the ranks, the data and the disk."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.errors import DataError
+from data_pipeline.shards import ShardSet
+from data_pipeline.tokenizer import Tokenizer
+from launcher.config import RunConfig, SourceConfig, WsdSchedule
+from launcher.errors import UserError
+from launcher.settings.entries import Mistake
+from launcher.yaml_config import Loaded, report
+from megamodel.config import ModelConfig
+
+BYTES_PER_PARAMETER = 12
+"""In a checkpoint: the fp32 weight and AdamW's two fp32 moments."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What does not fit (error: the run cannot work) or is worth knowing (note)."""
+
+    severity: Literal["error", "note"]
+    setting: str
+    """Dotted name of the setting to look at first."""
+    message: str
+
+
+def require(loaded: Loaded[RunConfig], world_size: int | None = None) -> list[Problem]:
+    """The notes about a run. Raises UserError that lists every error with the place where its setting was written."""
+    problems = check(loaded.value, world_size)
+    errors = [Mistake(loaded.origin(p.setting), p.setting, p.message) for p in problems if p.severity == "error"]
+    if errors:
+        raise UserError(report(loaded.path, errors))
+    return [problem for problem in problems if problem.severity == "note"]
+
+
+def check(config: RunConfig, world_size: int | None = None) -> list[Problem]:
+    """Everything about a run that does not fit or is worth knowing.
+
+    `world_size` is the number of ranks when they are already running; None: as engine.ranks says.
+    """
+    ranks = world_size or config.engine.ranks or (1 if config.engine.name == "single" else None)
+    return [
+        *_layout(config, ranks),
+        *_batch(config, ranks),
+        *_schedule(config),
+        *_positions(config),
+        *_data(config),
+        *_disk(config),
+    ]
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Elements of all weights; a tied head counts once."""
+    width, hidden = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.size_per_head, config.kv_heads * config.size_per_head
+    norm = width * (2 if config.norm == "layernorm" else 1)
+    attention = width * (2 * queries + 2 * keys) + config.attention_bias * (queries + 2 * keys + width)
+    inner = 2 if config.activation == "swiglu" else 1
+    mlp = (inner + 1) * width * hidden + config.mlp_bias * (inner * hidden + width)
+    positions = config.max_position_embeddings * width if config.position_embedding == "learned" else 0
+    tables = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
+    return tables + positions + config.num_hidden_layers * (2 * norm + attention + mlp) + norm
+
+
+def _error(setting: str, message: str) -> Problem:
+    return Problem("error", setting, message)
+
+
+def _note(setting: str, message: str) -> Problem:
+    return Problem("note", setting, message)
+
+
+def _layout(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
+    """The engine and the arrangement of the ranks."""
+    name, replicas, shard = config.engine.name, config.parallel.dp_replicate, config.parallel.dp_shard
+    if name == "single" and (ranks or 1) > 1:
+        yield _error("engine.name", f"single is one process, but there are {ranks} ranks; use fsdp or ddp, or one rank")
+    elif name != "fsdp" and (shard or 1) > 1:
+        yield _error("parallel.dp_shard", f"engine.name={name} shards nothing; use engine.name=fsdp or remove dp_shard")
+    elif name == "single" and replicas > 1:
+        yield _error("parallel.dp_replicate", "engine.name=single is one copy; use ddp or fsdp, or remove dp_replicate")
+    elif ranks is not None and (name == "fsdp" or replicas > 1):
+        yield from _arrangement(replicas, shard, ranks, name)
+
+
+def _arrangement(replicas: int, shard: int | None, ranks: int, name: str) -> Iterator[Problem]:
+    if name == "ddp":
+        shard = 1
+    if shard is None and ranks % replicas:
+        near = " or ".join(map(str, _nearest(_divisors(ranks), replicas)))
+        yield _error("parallel.dp_replicate", f"{replicas} copies do not divide {ranks} ranks; nearest: {near}")
+    elif shard is not None and replicas * shard != ranks:
+        message = f"dp_replicate {replicas} x dp_shard {shard} = {replicas * shard}, but there are {ranks} ranks"
+        fits = f"; dp_shard={ranks // replicas} fits" if ranks % replicas == 0 and name == "fsdp" else ""
+        yield _error("parallel.dp_shard" if name == "fsdp" else "parallel.dp_replicate", message + fits)
+
+
+def _batch(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
+    """The global batch is a whole number of micro-batches on every rank."""
+    batch, micro = config.train.global_batch_size, config.train.micro_batch_size
+    at_once = (ranks or 1) * micro
+    if batch % at_once == 0:
+        return
+    fits = {
+        "global_batch_size": [n for n in (batch // at_once * at_once, (batch // at_once + 1) * at_once) if n],
+        "ranks": _nearest(_divisors(batch // micro), ranks) if ranks and batch % micro == 0 else [],
+        "micro_batch_size": _nearest(_divisors(batch // (ranks or 1)), micro) if batch % (ranks or 1) == 0 else [],
+    }
+    near = "; ".join(f"{name} {' or '.join(map(str, values))}" for name, values in fits.items() if values)
+    over = f"{ranks} ranks x micro_batch_size {micro}" if ranks else f"micro_batch_size {micro}"
+    yield _error("train.global_batch_size", f"{batch} sequences do not divide over {over}; the nearest that do: {near}")
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def _nearest(values: list[int], wanted: int) -> list[int]:
+    """The nearest value on each side of `wanted`."""
+    below, above = [v for v in values if v < wanted], [v for v in values if v > wanted]
+    return [*below[-1:], *above[:1]]
+
+
+def _schedule(config: RunConfig) -> Iterator[Problem]:
+    """Warm-up, decay, stops and saves lie within the steps."""
+    steps, schedule, checkpoint = config.train.steps, config.optimizer.schedule, config.checkpoint
+    if schedule.warmup_steps > steps:
+        yield _error("optimizer.schedule.warmup_steps", f"{schedule.warmup_steps} is more than train.steps={steps}")
+    elif isinstance(schedule, WsdSchedule) and schedule.warmup_steps + schedule.decay_steps > steps:
+        both = f"warmup_steps {schedule.warmup_steps} + decay_steps {schedule.decay_steps}"
+        yield _error("optimizer.schedule.decay_steps", f"{both} is more than train.steps={steps}")
+    stop = config.train.stop_at_step
+    if stop is not None and stop > steps:
+        yield _error("train.stop_at_step", f"{stop} is after the last step, train.steps={steps}")
+    permanent = checkpoint.permanent_every_steps
+    if permanent is not None and permanent % checkpoint.every_steps:
+        every = checkpoint.every_steps
+        near = " or ".join(str(n) for n in (permanent // every * every, (permanent // every + 1) * every) if n)
+        message = f"{permanent} is no multiple of checkpoint.every_steps={every}; the nearest: {near}"
+        yield _error("checkpoint.permanent_every_steps", message)
+
+
+def _positions(config: RunConfig) -> Iterator[Problem]:
+    """The sequences fit the model's positions."""
+    seq_len, longest = config.train.seq_len, config.model.max_position_embeddings
+    if seq_len > longest and config.model.position_embedding == "learned":
+        message = f"{seq_len} tokens, but the model has learned positions for model.max_position_embeddings={longest}"
+        yield _error("train.seq_len", message)
+    elif seq_len > longest:
+        message = f"{seq_len} tokens is more than model.max_position_embeddings={longest}, which the export will state"
+        yield _note("train.seq_len", message)
+
+
+def _data(config: RunConfig) -> Iterator[Problem]:
+    """The tokenizer and every shard set are there and belong together."""
+    digest = None
+    try:
+        tokenizer = Tokenizer.load(config.data.tokenizer)
+        digest = tokenizer.digest
+        if tokenizer.vocab_size > config.model.vocab_size:
+            message = f"{config.model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; raise it"
+            yield _error("model.vocab_size", message)
+    except DataError as error:
+        yield _error("data.tokenizer", str(error))
+    samples = config.train.steps * config.train.global_batch_size
+    yield from _sources(config, "data.sources", config.data.sources, samples, digest)
+    yield from _sources(config, "data.validation", config.data.validation, config.train.validation_sequences, digest)
+
+
+def _sources(
+    config: RunConfig, setting: str, sources: list[SourceConfig], samples: int, digest: str | None
+) -> Iterator[Problem]:
+    """Each shard set: its tokenizer, and how often `samples` sequences of the mixture go through it."""
+    total = sum(source.weight for source in sources)
+    seq_len = config.train.seq_len
+    for index, source in enumerate(sources):
+        name = f"{setting}.{index}.path"
+        try:
+            shards = ShardSet.open(source.path)
+        except DataError as error:
+            yield _error(name, str(error))
+            continue
+        if digest is not None and shards.manifest.tokenizer_sha256 != digest:
+            yield _error(name, _other_tokenizer(shards, source.path, config.data.tokenizer))
+        windows = (shards.num_tokens - 1) // seq_len
+        if windows < 1:
+            message = (
+                f"{source.path} has {shards.num_tokens:,} tokens, fewer than one sequence of {seq_len} + 1; add data"
+            )
+            yield _error(name, message)
+            continue
+        epochs = samples * source.weight / total / windows
+        yield _note(name, f"{source.path} has {shards.num_tokens:,} tokens; {_times(epochs, setting)}")
+
+
+def _times(epochs: float, setting: str) -> str:
+    reader = "each validation" if setting == "data.validation" else "this run"
+    return f"{reader} reads {epochs:.1%} of them" if epochs <= 1 else f"{reader} reads them {epochs:.2f} times (epochs)"
+
+
+def _other_tokenizer(shards: ShardSet, path: Path, tokenizer: Path) -> str:
+    theirs = shards.manifest.tokenizer_sha256[:12]
+    return (
+        f"{path} was made with another tokenizer (digest {theirs}...) than {tokenizer}; "
+        "tokenize it again or set data.tokenizer to the one that made it"
+    )
+
+
+def _disk(config: RunConfig) -> Iterator[Problem]:
+    """The checkpoints that will lie there at once fit on the disk, beside those that already do."""
+    one = BYTES_PER_PARAMETER * num_parameters(config.model)
+    permanent = config.checkpoint.permanent_every_steps
+    last = config.train.stop_at_step or config.train.steps
+    kept = last // permanent if permanent else 0
+    count = min(config.checkpoint.keep + 1, -(-last // config.checkpoint.every_steps)) + kept
+    there = _size_of(config.run_dir / "checkpoints")
+    folder = next(p for p in [config.run_dir.absolute(), *config.run_dir.absolute().parents] if p.is_dir())
+    free = shutil.disk_usage(folder).free
+    sizes = f"up to {count} checkpoints of {_bytes(one)}"
+    if count * one - there > free:
+        message = f"{sizes} need {_bytes(count * one)}, and {folder} has {_bytes(free)} free; lower checkpoint.keep"
+        yield _error("run_dir", message + " or permanent checkpoints, or use another disk")
+    else:
+        yield _note("run_dir", f"{sizes}; {_bytes(free)} free")
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _bytes(count: float) -> str:
+    power = min(4, int(math.log10(max(count, 1)) // 3))
+    return f"{count / 1000**power:,.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
