@@ -40,7 +40,7 @@ class PrepareConfig(_Settings):
     out: Path
     """Folder to make. It appears whole, when everything in it is done."""
     files: Annotated[list[str], Field(min_length=1)]
-    """The corpus: files, globs or folders of .jsonl, .jsonl.gz, .jsonl.zst, .txt and .parquet, from the current folder."""
+    """The corpus: files, globs or folders of .jsonl, .jsonl.gz, .jsonl.zst, .txt and .parquet."""
     text_field: str = "text"
     """Field of a record that holds the text."""
     id_field: str = "id"

@@ -1,7 +1,7 @@
 """`data prepare`: from raw files to a tokenizer and shard sets for training and validation, in one go.
 
-Everything is made in OUT.partial/ and renamed to OUT at the end, so OUT is never half done. prepared.json in it says from what
-it was made; while that still holds, a second run has nothing to do.
+Everything is made in OUT.partial/ and renamed to OUT at the end, so OUT is never half done. prepared.json in it says
+from what it was made; while that still holds, a second run has nothing to do.
 """
 
 import hashlib
@@ -106,8 +106,9 @@ def _check_split(config: PrepareConfig, train: int, validation: int) -> None:
         raise DataError(f"the corpus is empty: no document with text in {', '.join(config.files)}.")
     if train == 0 or (config.validation_fraction and validation == 0):
         raise DataError(
-            f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for training "
-            f"and {validation} for validation; both need at least one: change the fraction or split_seed, or add documents."
+            f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "
+            f"training and {validation} for validation; both need at least one: change the fraction or split_seed, "
+            "or add documents."
         )
 
 
@@ -153,7 +154,8 @@ def _refuse_to_replace_others(out: Path) -> None:
     others = [p.name for p in out.iterdir() if not p.name.startswith(_OURS)] if out.is_dir() else [out.name]
     if others:
         raise DataError(
-            f"{out} holds {others[0]}, which `data prepare` did not make; it replaces its folder whole: choose another `out`."
+            f"{out} holds {others[0]}, which `data prepare` did not make; it replaces its folder whole: "
+            "choose another `out`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Documents to shards on this machine's cores: the encoder uses them all, the order and the bytes never depend on them."""
+"""Documents to shards on this machine's cores: the encoder uses them all, the bytes never depend on their number."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ def tokenize(
     tokens_per_shard: int = TOKENS_PER_SHARD,
     force: bool = False,
 ) -> Manifest:
-    """Write the shard set PREFIX from files, globs or folders. DataError when PREFIX exists and `force` is not given."""
+    """Write the shard set PREFIX from files, globs or folders. DataError when PREFIX exists and not `force`."""
     if manifest_path(prefix).exists() and not force:
         raise DataError(f"the shard set {prefix} exists; give --force to replace it, or another --out.")
     paths = expand(files)

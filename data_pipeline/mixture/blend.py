@@ -1,9 +1,10 @@
 """Which source gives the sample at an index, and which of its samples that is: closed form, no index, no randomness.
 
-Weights become whole quotas that sum to PERIOD. The sources are the leaves of a binary tree. At a node whose left side has
-quota a of a total t, floor(m * a / t) of the first m arrivals go left (Bresenham's line), the others right. So the share of
-every source is right not only on average but at any point to within about one sample a level, and each source's own samples
-come strictly in order: an epoch of a small source ends before its next begins. Both directions are integer arithmetic.
+Weights become whole quotas that sum to PERIOD. The sources are the leaves of a binary tree. At a node whose left side
+has quota a of a total t, floor(m * a / t) of the first m arrivals go left (Bresenham's line), the others right. So the
+share of every source is right not only on average but at any point, to within about one sample a level, and each
+source's own samples come strictly in order: an epoch of a small source ends before its next begins. Both directions
+are integer arithmetic.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ PERIOD = 2**20
 
 
 def quotas(weights: Sequence[float]) -> list[int]:
-    """Round weights to whole numbers >= 1 that sum to PERIOD, by largest remainder; equal remainders favour the earlier."""
+    """Round weights to whole numbers >= 1 that sum to PERIOD, by largest remainder (of equal ones, the earlier)."""
     if not weights or min(weights) <= 0:
         raise ValueError(f"weights must be positive: {list(weights)}")
     spare = PERIOD - len(weights)

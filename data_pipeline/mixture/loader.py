@@ -94,7 +94,8 @@ def _put(ready: "queue.Queue[Batch | Exception | None]", item: Batch | Exception
     """Put, but give up when the consumer has left."""
     while not stop.is_set():
         try:
-            return ready.put(item, timeout=0.05)
+            ready.put(item, timeout=0.05)
+            return
         except queue.Full:
             continue
 

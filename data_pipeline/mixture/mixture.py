@@ -1,12 +1,13 @@
 """The order of the data: from a sample index to a window of tokens, as a pure function of (seed, index).
 
-blend: sample i is the j-th sample of source k. permutation: in epoch j // n of that source, its j % n-th window is a keyed
-shuffle's. span: window w covers tokens [w * seq_len, w * seq_len + seq_len], the last one only as a target. The sources' names
-in all this are the digests of their tokens, so neither paths nor the order of a list move anything.
+Blend: sample i is the j-th sample of source k. Permutation: of the n windows of that source, a shuffle keyed by the
+epoch j // n picks the (j % n)-th. Span: window w covers tokens w * seq_len to w * seq_len + seq_len, the last of them
+only as a target. Sources are known by the digests of their tokens, so neither paths nor the order of a list matter.
 """
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +49,15 @@ class Mixture:
         opened = [(ShardSet.open(prefix), weight) for prefix, weight in sources]
         for shards, _ in opened:
             if tokenizer_digest is not None and shards.manifest.tokenizer_sha256 != tokenizer_digest:
+                made_by = shards.manifest.tokenizer_sha256
                 raise DataError(
-                    f"{shards.prefix} was made by another tokenizer (sha256 {shards.manifest.tokenizer_sha256[:12]}...) "
-                    f"than the one configured ({tokenizer_digest[:12]}...); point data.tokenizer at the one that made it, "
-                    "or tokenize the data again."
+                    f"{shards.prefix} was made by another tokenizer (sha256 {made_by[:12]}...) than the one configured "
+                    f"({tokenizer_digest[:12]}...); point data.tokenizer at the one that made it, or tokenize again."
                 )
         return cls(opened, seq_len, seed)
 
     def samples(self, first: int, count: int) -> np.ndarray:
-        """Return int64 [count, 2]: (source, window) of the samples first..first+count-1. O(count), whatever `first` is."""
+        """Return int64 [count, 2]: (source, window) of `count` samples from `first` on, in O(count)."""
         sources, positions = self.blend(np.arange(first, first + count, dtype=np.int64))
         windows = np.empty(count, np.int64)
         for source in np.unique(sources).tolist():
@@ -121,15 +122,17 @@ def _check(sources: list[ShardSet], seq_len: int) -> None:
     for shards in sources:
         if shards.num_tokens <= seq_len:
             raise DataError(
-                f"{shards.prefix} has {shards.num_tokens:,} tokens, one sequence needs {seq_len + 1:,} (train.seq_len + 1); "
-                "shorten the sequences or prepare more data."
+                f"{shards.prefix} has {shards.num_tokens:,} tokens, one sequence needs {seq_len + 1:,} "
+                "(train.seq_len + 1); shorten the sequences or prepare more data."
             )
         if shards.manifest.tokenizer_sha256 != sources[0].manifest.tokenizer_sha256:
             raise DataError(
-                f"{shards.prefix} and {sources[0].prefix} were made by different tokenizers; tokenize one of them again."
+                f"{shards.prefix} and {sources[0].prefix} were made by different tokenizers; "
+                "tokenize one of them again."
             )
-    for one, other in zip(sources, sources[1:], strict=False):
+    for one, other in pairwise(sources):
         if one.digest == other.digest:
             raise DataError(
-                f"{one.prefix} and {other.prefix} hold the same tokens; give the data once, with the sum of the weights."
+                f"{one.prefix} and {other.prefix} hold the same tokens; "
+                "give the data once, with the sum of the weights."
             )

@@ -1,8 +1,9 @@
 """A shuffle without an index: a keyed permutation of 0..n-1, computed one index at a time.
 
-A Feistel network (Luby and Rackoff 1988) permutes the smallest power of two that holds n; an index that lands at n or above
-is sent through again until it falls inside ("cycle walking", Black and Rogaway 2002). That keeps it a bijection of 0..n-1,
-and since the power of two is below 2n, two passes suffice on average. The cost is the same at n = 10 and at n = 2^62.
+A Feistel network (Luby and Rackoff 1988) permutes the smallest power of two that holds n; an index that lands at n or
+above is sent through again until it falls inside ("cycle walking", Black and Rogaway 2002). That keeps it a bijection
+of 0..n-1, and since the power of two is below 2n, two passes suffice on average. The cost is the same at n = 10 and at
+n = 2^62.
 """
 
 import hashlib

@@ -44,10 +44,10 @@ def read_at(path: Path, offset: int, position: int, text_field: str, id_field: s
 def _uncompressed(raw: BinaryIO, name: str) -> BinaryIO:
     """Return a buffered stream of the file's uncompressed bytes."""
     if name.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[type-var, return-value]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
     if name.endswith(".zst"):
         decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-        return io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)  # type: ignore[return-value]
+        return io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)
     return raw
 
 

@@ -134,7 +134,7 @@ def _hint(path: Path) -> str:
 
 
 PROVENANCE = np.dtype([("file", "<u4"), ("record", "<u8"), ("offset", "<u8"), ("id_hash", "<u8")])
-"""One row a document: index into Manifest.sources, record number in that file, byte offset of the record, hash of its id."""
+"""One row a document: index into Manifest.sources, record number in that file, byte where it starts, hash of its id."""
 
 
 def id_hash(identity: str) -> int:

@@ -3,6 +3,7 @@
 import mmap
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -79,13 +80,11 @@ class ShardSet:
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Fill `out` [length] (any integer type) with the ids from place `start` on."""
         length = len(out)
+        if start < 0 or start + length > self.num_tokens:
+            raise self._out_of_range(start, length)
         shard = bisect_right(self._token_ends, start)
         local = start - self._first_token(shard)
-        ids = (
-            self._map(shard).ids
-            if start >= 0 and start + length <= self.num_tokens
-            else self._out_of_range(start, length)
-        )
+        ids = self._map(shard).ids
         if local + length <= len(ids):
             out[:] = ids[local : local + length]
             return
@@ -103,7 +102,7 @@ class ShardSet:
         view.madvise(mmap.MADV_WILLNEED, page, end - page)
 
     def check_sizes(self) -> None:
-        """Compare the size of every file with the manifest, cheaply. DataError names the first that is missing or differs."""
+        """Compare every file's size with the manifest, cheaply. DataError names the first that differs."""
         for shard in self.manifest.shards:
             for record in (shard.bin, shard.idx, shard.documents):
                 self._checked(record)
@@ -155,7 +154,7 @@ class ShardSet:
             raise DataError(f"{path} holds {rows.dtype}, not the provenance of documents; prepare the data again.")
         return rows
 
-    def _documents_where(self, test) -> list[int]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def _documents_where(self, test: Callable[[np.ndarray], np.ndarray]) -> list[int]:
         found: list[int] = []
         for shard in range(len(self.manifest.shards)):
             rows = np.flatnonzero(test(self.provenance_array(shard)))
@@ -164,7 +163,7 @@ class ShardSet:
 
     def _document_at(self, place: int) -> DocumentSpan:
         if not 0 <= place < self.num_tokens:
-            self._out_of_range(place, 1)
+            raise self._out_of_range(place, 1)
         shard = bisect_right(self._token_ends, place)
         offset = (place - self._first_token(shard)) * self._dtype.itemsize
         local = int(np.searchsorted(self._index(shard).offsets, offset, side="right")) - 1
@@ -182,8 +181,8 @@ class ShardSet:
     def _first_document(self, shard: int) -> int:
         return self._document_ends[shard - 1] if shard else 0
 
-    def _out_of_range(self, start: int, length: int) -> np.ndarray:
-        raise ValueError(f"tokens {start}..{start + length} are outside 0..{self.num_tokens} of {self.prefix}")
+    def _out_of_range(self, start: int, length: int) -> ValueError:
+        return ValueError(f"tokens {start}..{start + length} are outside 0..{self.num_tokens} of {self.prefix}")
 
     def _index(self, shard: int) -> Index:
         if shard not in self._indexes:

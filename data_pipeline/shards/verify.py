@@ -16,7 +16,7 @@ _CHUNK = 1 << 24
 def verify(prefix: str | Path, advance: Callable[[int], object] = lambda size: None) -> list[str]:
     """Return the problems found, one sentence each; none when every byte is as it was written.
 
-    `advance` is told the bytes checked since its last call. A missing manifest is a DataError: there is no set to check.
+    `advance` is told the bytes checked since its last call. DataError when there is no manifest to check against.
     """
     prefix = Path(str(prefix).removesuffix(".manifest.json"))
     manifest = read_manifest(prefix)
@@ -52,7 +52,10 @@ def _file_problems(path: Path, record: FileRecord) -> Iterator[str]:
             )
             yield f"{path} has {size:,} bytes, the manifest says {record.size:,}: {kind}."
         elif (digest := sha256_of(path)) != record.sha256:
-            yield f"{path} changed after it was written: its sha256 is {digest[:16]}..., the manifest says {record.sha256[:16]}..."
+            yield (
+                f"{path} changed after it was written: its sha256 is {digest[:16]}..., "
+                f"the manifest says {record.sha256[:16]}..."
+            )
     except OSError as error:
         yield f"{path} cannot be read: {error.strerror}."
 
@@ -99,4 +102,5 @@ def _token_problems(path: Path, ends: np.ndarray, manifest: Manifest) -> Iterato
     last = ends[ends <= len(ids)] - 1
     unended = last[ids[last] != manifest.eos_id]
     if len(unended):
-        yield f"{path}: the document that ends at byte {int(unended[0]) * dtype.itemsize:,} has no end-of-document token."
+        place = int(unended[0]) * dtype.itemsize
+        yield f"{path}: the document that ends at byte {place:,} has no end-of-document token."

@@ -6,8 +6,8 @@ import os
 import shutil
 import struct
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -83,7 +83,7 @@ class _Shard:
         index.write(encode_index(self.dtype, np.frombuffer(self._lengths, np.intc)))
         documents = _DigestedFile(self.folder / f"{self.name}_documents.npy")
         header = {"descr": PROVENANCE.descr, "fortran_order": False, "shape": (len(self._lengths),)}
-        np.lib.format.write_array_header_1_0(documents, header)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(documents, header)
         documents.write(bytes(self._provenance))
         return ShardRecord(
             num_documents=len(self._lengths),
@@ -97,8 +97,8 @@ class _Shard:
 class ShardWriter:
     """Writes PREFIX_00000_text_document.{bin,idx}, PREFIX_00000_documents.npy, ... and, last, PREFIX.manifest.json.
 
-    Everything is written into PREFIX.partial/ and renamed by `commit`. As a context manager it leaves nothing behind when the
-    block fails. Memory holds about 32 bytes a document of the current shard, never the tokens.
+    Everything is written into PREFIX.partial/ and renamed by `commit`. As a context manager it leaves nothing behind
+    when the block fails. Memory holds about 32 bytes a document of the current shard, never the tokens.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ShardWriter:
         text_field: str = "text",
         id_field: str = "id",
     ) -> None:
-        """Start a set. `sources` are the files that the documents will name; the fields are kept to find records again."""
+        """Start a set. `sources` are the files that documents will name; the fields are kept to find records again."""
         self.prefix = Path(prefix)
         self._tokenizer, self._sources = tokenizer, sources
         self._file_numbers = {source.name: number for number, source in enumerate(sources)}
@@ -129,9 +129,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         if kind is not None:
             self.abandon()
 
@@ -214,7 +212,7 @@ class ShardWriter:
                 file.unlink()
 
     @contextlib.contextmanager
-    def _explained(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _explained(self) -> Iterator[None]:
         """Turn a full or unwritable disk into a sentence."""
         try:
             yield

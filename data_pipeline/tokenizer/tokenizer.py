@@ -87,7 +87,7 @@ class Tokenizer:
 
 
 def _bytes_of(token: str, byte_level: bool) -> int:
-    """Bytes behind one vocabulary entry: byte-level spells each byte as one character, others spell a space as U+2581."""
+    """Bytes behind an entry: byte-level ones have one character a byte, others spell a space as U+2581."""
     if byte_level:
         return len(token)
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
