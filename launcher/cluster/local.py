@@ -13,6 +13,8 @@ from pathlib import Path
 
 from launcher.cluster.rendezvous import RENDEZVOUS
 
+_SAME_REASON_SECONDS = 0.5
+
 
 def start_local(arguments: Sequence[str], ranks: int, logs: Path) -> int:
     """Run `python -m launcher.train ARGUMENTS` on `ranks` processes; return the exit code for the command.
@@ -67,9 +69,10 @@ def _watch(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
     """Wait for all; return the first rank that failed, or None when every one ended well."""
     while True:
         codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            if code:
-                return rank
+        if any(codes):
+            # Ranks that fail for the same reason do so together, and the first one says it on this terminal.
+            time.sleep(_SAME_REASON_SECONDS)
+            return next(rank for rank, process in enumerate(processes) if process.poll())
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.05)
@@ -83,7 +86,6 @@ def _signal_all(processes: "Sequence[subprocess.Popen[bytes]]", number: int) -> 
 
 def _end(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
     """Kill what still runs: without the failed rank nothing it does can be completed."""
-    time.sleep(0.5)  # ranks that fail for the same reason may say so themselves
     _signal_all(processes, signal.SIGKILL)
     for process in processes:
         process.wait()

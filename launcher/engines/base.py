@@ -82,7 +82,7 @@ class Engine(ABC):
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return StepOutput(self._sum_over_ranks(loss), grad_norm)
+        return StepOutput(self.sum_over_ranks(loss), grad_norm)
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:
@@ -100,7 +100,8 @@ class Engine(ABC):
             clip_grads_with_norm_(parameters, self.config.optimizer.max_grad_norm, norm, foreach=True)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Add a scalar up over all ranks, in place."""
         if self.ranks.world_size > 1:
             dist.all_reduce(value)
         return value

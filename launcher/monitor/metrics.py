@@ -1,0 +1,158 @@
+"""metrics.jsonl, the console and TensorBoard, fed from the step without holding it up.
+
+The step hands over tensors that are still being computed; a thread waits for them and does all reading and writing.
+"""
+
+import json
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from launcher.monitor.clock import Mark
+from launcher.monitor.events import read_json_lines
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What the loop knows of a step when it has been queued on the device."""
+
+    step: int
+    started: Mark
+    ended: Mark
+    values: Tensor
+    """fp32 [n] on the device, by the names in `names`."""
+    names: tuple[str, ...]
+    fields: dict[str, Any]
+    """What is known on the host already."""
+
+
+class Sink(Protocol):
+    """Takes the finished line of each step."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Take one line."""
+
+    def close(self) -> None:
+        """No more lines will come."""
+
+
+class MetricsWriter:
+    """Turns step records into lines and gives them to the sinks, in its own thread.
+
+    Args:
+        finish: completes a line (throughput and the like) given the step's seconds on the device.
+        sinks: where lines go; none on ranks other than the first.
+    """
+
+    def __init__(self, finish: Callable[[dict[str, Any], float], None], sinks: list[Sink]) -> None:
+        self._finish, self._sinks = finish, sinks
+        self._queue: queue.Queue[StepRecord | None] = queue.Queue()
+        self._error: Exception | None = None
+        self.not_finite: int | None = None
+        """The first step whose loss or gradient norm was not a finite number."""
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
+
+    def push(self, record: StepRecord) -> None:
+        """Hand over a step; returns at once."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put(record)
+
+    def flush(self) -> None:
+        """Wait until every step handed over has been written."""
+        self._queue.join()
+
+    def close(self) -> None:
+        """Write what is left and close the sinks."""
+        self._queue.put(None)
+        self._thread.join()
+        for sink in self._sinks:
+            sink.close()
+
+    def _run(self) -> None:
+        while (record := self._queue.get()) is not None:
+            try:
+                self._write(record)
+            except Exception as error:  # handed to the loop, which raises it at the next step
+                self._error = error
+            finally:
+                self._queue.task_done()
+
+    def _write(self, record: StepRecord) -> None:
+        seconds = record.ended.seconds_since(record.started)
+        values = dict(zip(record.names, record.values.tolist(), strict=True))
+        if self.not_finite is None and not all(map(math.isfinite, values.values())):
+            self.not_finite = record.step
+        line = {"step": record.step, **values, **record.fields}
+        self._finish(line, seconds)
+        for sink in self._sinks:
+            sink.write(line)
+
+
+class JsonLines:
+    """metrics.jsonl: one line a step, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append the line; what is not a finite number becomes null, which every JSON reader takes."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Make it durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, one tag a metric."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # Lines of an earlier, killed attempt at or after this step are superseded.
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add every number of the line."""
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()
+
+
+def rewind(path: Path, step: int) -> int:
+    """Drop the lines after `step`, which a killed process wrote and this one will write again; return how many."""
+    lines = read_json_lines(path)
+    kept = [line for line in lines if line.get("step", 0) <= step]
+    aside = path.with_name(f"{path.name}.part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    return len(lines) - len(kept)
+
+
+def pack(values: dict[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:
+    """Scalars on the device as one fp32 vector on the host, copied without waiting for it."""
+    vector = torch.stack([value.detach().float() for value in values.values()])
+    if vector.is_cuda:
+        vector = vector.to("cpu", non_blocking=True)
+    return vector, tuple(values)

@@ -1,0 +1,84 @@
+"""The run's data: the training batches and the validation sequences, as this rank needs them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.mixture import Loader, Mixture
+from data_pipeline.tokenizer import Tokenizer
+from launcher.cluster.ranks import Ranks
+from launcher.config import RunConfig, SourceConfig
+from launcher.errors import UserError
+
+PADDING = -1
+"""Token id of the padding rows in a validation batch."""
+
+
+def open_mixture(config: RunConfig, sources: list[SourceConfig], tokenizer_digest: str) -> Mixture:
+    """The weighted mixture over shard sets made by the run's tokenizer."""
+    pairs = [(source.path, source.weight) for source in sources]
+    return Mixture.open(pairs, config.train.seq_len, config.seed, tokenizer_digest)
+
+
+def data_order(config: RunConfig, mixture: Mixture) -> dict[str, Any]:
+    """Everything that the samples of a step follow from; a change of it is another run."""
+    weight = {str(source.path): source.weight for source in config.data.sources}
+    return {
+        "seed": config.seed,
+        "seq_len": config.train.seq_len,
+        "global_batch_size": config.train.global_batch_size,
+        "sources": [[shards.digest, weight[str(shards.prefix)]] for shards in mixture.sources],
+    }
+
+
+def train_loader(config: RunConfig, mixture: Mixture, ranks: Ranks) -> Loader:
+    """Batches of this rank; UserError when the global batch does not divide into the ranks' micro-batches."""
+    batch, micro = config.train.global_batch_size, config.train.micro_batch_size
+    unit = ranks.world_size * micro
+    if batch % unit:
+        near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
+        raise UserError(
+            f"train.global_batch_size={batch} does not divide into {ranks.world_size} ranks x train.micro_batch_size="
+            f"{micro}; the nearest that do: {', '.join(map(str, near))}"
+        )
+    return Loader(mixture, batch, ranks.rank, ranks.world_size)
+
+
+def to_micro_batches(tokens: np.ndarray, micro_batch_size: int, device: torch.device) -> list[Tensor]:
+    """A rank's sequences [n, seq_len + 1] on its device, cut into micro-batches."""
+    whole = torch.from_numpy(tokens)
+    if device.type == "cuda":
+        whole = whole.pin_memory().to(device, non_blocking=True)
+    return list(whole.split(micro_batch_size))
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """This rank's share of the validation sequences, and what its targets are as text."""
+
+    batches: list[Tensor]
+    """int64 [micro_batch_size, seq_len + 1] on the CPU; as many on every rank, filled up with rows of PADDING."""
+    target_tokens: int
+    """Target tokens over all ranks."""
+    text_bytes: int
+    """Bytes of text that those targets stand for, over all ranks."""
+
+
+def validation_set(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ValidationSet | None:
+    """The first `train.validation_sequences` samples of the validation mixture: the same at every time and layout."""
+    if not config.data.validation:
+        return None
+    mixture = open_mixture(config, config.data.validation, tokenizer.digest)
+    count = min(config.train.validation_sequences, sum(mixture.num_windows))
+    tokens = mixture.read(mixture.samples(0, count))
+    targets = tokens[:, 1:]
+    text_bytes = int(tokenizer.token_byte_lengths()[targets].sum())
+    micro = config.train.micro_batch_size
+    rounds = -(-count // (micro * ranks.world_size))
+    padded = np.full((rounds * micro * ranks.world_size, tokens.shape[1]), PADDING, np.int64)
+    padded[:count] = tokens
+    mine = np.split(padded, ranks.world_size)[ranks.rank]
+    return ValidationSet(list(torch.from_numpy(mine).split(micro)), targets.size, text_bytes)

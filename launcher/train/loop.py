@@ -1,0 +1,205 @@
+"""The training loop: take a batch, make a step, look now and then, save now and then."""
+
+import math
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipeline.mixture import Batch
+from data_pipeline.tokenizer import Tokenizer
+from launcher.cluster.ranks import Ranks, compute_dtype
+from launcher.config import RunConfig
+from launcher.engines import Engine, build_engine
+from launcher.errors import CheckFailed
+from launcher.monitor.clock import Mark
+from launcher.monitor.console import ConsoleLines
+from launcher.monitor.events import EventLog
+from launcher.monitor.metrics import JsonLines, MetricsWriter, Sink, StepRecord, TensorBoard, pack
+from launcher.train.data import ValidationSet, data_order, open_mixture, to_micro_batches, train_loader, validation_set
+from launcher.train.run_folder import RunFolder, check_same_run, claim, find_start, write_start
+from launcher.train.schedule import lr_at
+from launcher.train.stop import StopSignal
+from megamodel.checkpoint import CheckpointWriter, Saved
+from megamodel.flops import flops_per_token, measured_matmul_flops, peak_flops
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What rank 0 found in the run folder and every rank must know."""
+
+    checkpoint: Path | None
+    attempt: str
+
+
+def train(config: RunConfig, ranks: Ranks) -> None:
+    """Train this run from where it stands to its last step, as one of `ranks`.
+
+    Raises UserError for what a person can mend, CheckFailed when training itself fails (a loss that is not a number).
+    """
+    Trainer(config, ranks).run()
+
+
+class Trainer:
+    """One rank's side of a run."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        self.folder = RunFolder(config.run_dir)
+        tokenizer = Tokenizer.load(config.data.tokenizer)
+        mixture = open_mixture(config, config.data.sources, tokenizer.digest)
+        self.data_order = data_order(config, mixture)
+        self.loader = train_loader(config, mixture, ranks)
+        self.validation = validation_set(config, tokenizer, ranks)
+        self.last_step = min(config.train.steps, config.train.stop_at_step or config.train.steps)
+        start = ranks.on_first(self._take_over)
+        self.events = EventLog(self.folder.events if ranks.first else None)
+        self.engine = build_engine(config, ranks)
+        self.step = self.engine.load(start.checkpoint).step if start.checkpoint else 0
+        ranks.on_first(lambda: write_start(self.folder, config, self.step, self.events))
+        self.writer = self._checkpoint_writer(start.attempt)
+        self.metrics = MetricsWriter(self._finish_line, self._sinks())
+        self.rates = _Rates.measure(config, ranks)
+
+    def _take_over(self) -> _Start:
+        claim(self.folder)
+        checkpoint = find_start(self.folder, EventLog(self.folder.events))
+        if checkpoint is not None:
+            check_same_run(checkpoint, self.config.model.model_dump(mode="json"), self.data_order)
+        return _Start(checkpoint, secrets.token_hex(4))
+
+    def run(self) -> None:
+        """Make the steps; leave the run saved and its metrics written."""
+        stop = StopSignal()
+        batches = self.loader.batches(self.step + 1, self.last_step, self.config.data.prefetch_batches)
+        try:
+            self._loop(batches, stop)
+        finally:
+            self.metrics.close()
+        self.writer.wait()
+        self.events.write("ended", step=self.step)
+
+    def _loop(self, batches: Iterator[Batch], stop: StopSignal) -> None:
+        while self.step < self.last_step:
+            started, waited = Mark(self.ranks.device), time.perf_counter()
+            batch = next(batches)
+            data_seconds = time.perf_counter() - waited
+            record = self._one_step(batch, started, data_seconds)
+            self.metrics.push(record)
+            stopping = stop.agreed()
+            self._check_health()
+            if stopping or self.step % self.config.checkpoint.every_steps == 0 or self.step == self.last_step:
+                self._save()
+            if stopping:
+                self.events.write("stopped", step=self.step, reason="signal")
+                break
+
+    def _one_step(self, batch: Batch, started: Mark, data_seconds: float) -> StepRecord:
+        lr = lr_at(batch.step, self.config)
+        micro_batches = to_micro_batches(batch.tokens, self.config.train.micro_batch_size, self.ranks.device)
+        output = self.engine.train_step(micro_batches, batch.target_tokens, lr)
+        ended = Mark(self.ranks.device)
+        self.step = batch.step
+        values = {"loss": output.loss, "grad_norm": output.grad_norm}
+        if self.validation and (self.step % self.config.train.validate_every_steps == 0 or self.step == self.last_step):
+            values |= validate(self.engine, self.validation, self.ranks)
+        vector, names = pack(values)
+        fields = {"lr": lr, "samples_digest": batch.samples_digest, "data_seconds": round(data_seconds, 6)}
+        return StepRecord(self.step, started, ended, vector, names, fields)
+
+    def _check_health(self) -> None:
+        self.writer.check()
+        if self.metrics.not_finite is not None:
+            self._fail_not_finite(self.metrics.not_finite)
+
+    def _fail_not_finite(self, step: int) -> None:
+        self.events.write("not_finite", step=step)
+        raise CheckFailed(
+            f"step {step}: the loss or the gradient norm is not a finite number; nothing later was saved. Lower "
+            "optimizer.lr or optimizer.max_grad_norm, look at the step's data with `megamodel inspect batch`, and "
+            "start again: the run goes on from its newest checkpoint"
+        )
+
+    def _save(self) -> None:
+        # The line of a saved step must be on disk first, and a state that is not finite must never be.
+        self.metrics.flush()
+        self._check_health()
+        self.writer.save(self.step, self.engine.state())
+
+    def _checkpoint_writer(self, attempt: str) -> CheckpointWriter:
+        return CheckpointWriter(
+            self.folder.checkpoints,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            attempt=attempt,
+            keep=self.config.checkpoint.keep,
+            permanent_every_steps=self.config.checkpoint.permanent_every_steps,
+            optimizer=self.engine.optimizer_kind,
+            model=self.config.model.model_dump(mode="json"),
+            data_order=self.data_order,
+            on_saved=self._on_saved,
+        )
+
+    def _on_saved(self, saved: Saved) -> None:
+        self.events.write("saved", step=saved.step, path=saved.path, bytes=saved.bytes, seconds=round(saved.seconds, 3))
+
+    def _sinks(self) -> list[Sink]:
+        if not self.ranks.first:
+            return []
+        sinks: list[Sink] = [JsonLines(self.folder.metrics)]
+        sinks.append(ConsoleLines(self.step + 1, self.last_step, self.config.monitor.console_every_steps))
+        if self.config.monitor.tensorboard and find_spec("tensorboard"):
+            sinks.append(TensorBoard(self.folder.tensorboard, self.step + 1))
+        return sinks
+
+    def _finish_line(self, line: dict[str, Any], seconds: float) -> None:
+        """Add what follows from the measured seconds of the step, and from the validation sums."""
+        tokens = self.config.train.global_batch_size * self.config.train.seq_len
+        line["tokens"] = line["step"] * tokens
+        line["step_seconds"] = round(seconds, 6)
+        line["tokens_per_second"] = round(tokens / seconds, 1)
+        line |= self.rates.shares(tokens / seconds)
+        if self.validation and "validation_loss" in line:
+            nats = line["validation_loss"] * self.validation.target_tokens
+            line["validation_bits_per_byte"] = nats / math.log(2) / max(1, self.validation.text_bytes)
+
+
+def validate(engine: Engine, validation: ValidationSet, ranks: Ranks) -> dict[str, Tensor]:
+    """Mean cross-entropy over the validation targets of all ranks, still on the device."""
+    total = torch.zeros((), dtype=torch.float32, device=ranks.device)
+    for tokens in validation.batches:
+        total += engine.evaluate(tokens.to(ranks.device))
+    return {"validation_loss": engine.sum_over_ranks(total) / validation.target_tokens}
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What the devices of this run can do, to compare a step with."""
+
+    flops_per_token: float
+    peak: float | None
+    """Published FLOP/s of all devices; None where none is published."""
+    matmul: float
+    """Measured FLOP/s of large matrix products on all devices."""
+
+    @classmethod
+    def measure(cls, config: RunConfig, ranks: Ranks) -> "_Rates":
+        dtype = compute_dtype(config.engine, ranks.device)
+        peak = peak_flops(ranks.device, dtype)
+        return cls(
+            flops_per_token(config.model, config.train.seq_len),
+            peak * ranks.world_size if peak else None,
+            measured_matmul_flops(ranks.device, dtype) * ranks.world_size,
+        )
+
+    def shares(self, tokens_per_second: float) -> dict[str, float | None]:
+        """MFU over the published peak, and the share of the measured matmul rate."""
+        achieved = self.flops_per_token * tokens_per_second
+        mfu = achieved / self.peak if self.peak else None
+        return {"mfu": mfu and round(mfu, 4), "matmul_share": round(achieved / self.matmul, 4)}

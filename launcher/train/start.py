@@ -1,0 +1,69 @@
+"""From a command line to a running rank, or to several."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.errors import DataError
+from launcher.config import EngineConfig, RunConfig
+from launcher.errors import UserError
+from launcher.physics import require
+from launcher.train.run_folder import RunFolder
+from launcher.yaml_config import load
+from megamodel.errors import ModelError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train CONFIG with overrides; return the exit code. Mistakes are told in a sentence, by rank 0 alone."""
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            raise UserError("usage: python -m launcher.train CONFIG [key=value ...]")
+        return run(Path(arguments[0]), arguments[1:])
+    except (UserError, DataError, ModelError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", 2)
+
+
+def run(path: Path, overrides: Sequence[str]) -> int:
+    """Be a rank where a launcher made this process one; else start as many ranks as the configuration wants."""
+    from launcher.cluster.ranks import is_rank
+
+    loaded = load(path, RunConfig, overrides)
+    config = loaded.value
+    if is_rank():
+        return train_as_rank(config)
+    ranks = config.engine.ranks or default_ranks(config.engine)
+    for note in require(loaded, ranks):
+        print(f"note: {note.setting}: {note.message}", file=sys.stderr, flush=True)
+    if ranks == 1:
+        return train_as_rank(config)
+    from launcher.cluster.local import start_local
+
+    return start_local([str(path), *overrides], ranks, RunFolder(config.run_dir).logs)
+
+
+def default_ranks(engine: EngineConfig) -> int:
+    """One rank a GPU, or one on a CPU; one for the engine `single`."""
+    if engine.name == "single" or engine.device == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def train_as_rank(config: RunConfig) -> int:
+    """Join the other ranks and train; a rank that fails says so under its number and returns the exit code."""
+    from launcher.cluster.ranks import join, leave
+    from launcher.train.loop import train
+
+    ranks = join(config.engine)
+    try:
+        train(config, ranks)
+    except (UserError, DataError, ModelError) as error:
+        if ranks.first:
+            raise
+        print(f"rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", 2)
+    finally:
+        leave()
+    return 0

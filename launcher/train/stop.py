@@ -1,0 +1,38 @@
+"""Stopping at a signal, at the same step on every rank."""
+
+import signal
+
+import torch
+import torch.distributed as dist
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT on any rank into one decision of all ranks.
+
+    Each step sums the ranks' flags in the background and the next step looks at the sum, so all ranks see the same
+    answer at the same step and none waits for it. A second signal ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._received = torch.zeros((), dtype=torch.int32)
+        self._sum: torch.Tensor | None = None
+        self._work: dist.Work | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self._received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._received.fill_(1)
+
+    def agreed(self) -> bool:
+        """True when some rank had received a signal by the previous call; the same on every rank."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return bool(self._received)
+        if self._work is not None:
+            self._work.wait()
+        answer = self._sum is not None and bool(self._sum)
+        self._sum = self._received.clone()
+        self._work = dist.all_reduce(self._sum, async_op=True)
+        return answer
