@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from data_pipeline.errors import DataError
@@ -9,7 +10,7 @@ from data_pipeline.progress import progress
 from data_pipeline.read import Document, expand, read_documents
 from data_pipeline.shards import TOKENS_PER_SHARD, Manifest, ShardWriter, describe_sources
 from data_pipeline.shards.manifest import manifest_path
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer import Tokenizer, train_tokenizer
 
 _BATCH_CHARACTERS = 1 << 22
 
@@ -35,6 +36,18 @@ def tokenize(
         return writer.commit()
 
 
+def train_tokenizer_on(
+    files: Sequence[str | Path], vocab_size: int, text_field: str = "text", model_max_length: int = 2048
+) -> Tokenizer:
+    """Train a tokenizer on files, globs or folders. DataError when they hold no text."""
+    with reading("training the tokenizer", expand(files), text_field, "id") as documents:
+        texts = (document.text for document in documents if document.text)
+        first = next(texts, None)
+        if first is None:
+            raise DataError(f"the corpus is empty: no document with text in {', '.join(map(str, files))}.")
+        return train_tokenizer(chain([first], texts), vocab_size, model_max_length)
+
+
 @contextlib.contextmanager
 def reading(what: str, paths: Sequence[Path], text_field: str, id_field: str) -> Iterator[Iterator[Document]]:
     """Give the documents of some files, under a progress bar of the bytes read."""
@@ -54,7 +67,7 @@ def write_documents(
                 source=document.source,
                 record=document.position,
                 offset=document.offset,
-                identity=document.identity,
+                id_hash=document.identity_hash,
             )
 
 

@@ -1,5 +1,6 @@
 """The unit of a corpus."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,16 @@ class Document:
     def identity(self) -> str:
         """The name by which the document is told from all others: its id, or FILE:RECORD."""
         return self.id if self.id is not None else f"{self.source}:{self.position}"
+
+    @property
+    def identity_hash(self) -> int:
+        """64 bits of the identity: enough to find a document again without storing every id."""
+        return hash_identity(self.identity)
+
+
+def hash_identity(identity: str) -> int:
+    """Hash an identity to 64 bits (BLAKE2b)."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
 
 
 def to_document(record: Any, source: str, position: int, text_field: str, id_field: str, offset: int = 0) -> Document:

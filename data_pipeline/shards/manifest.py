@@ -135,8 +135,3 @@ def _hint(path: Path) -> str:
 
 PROVENANCE = np.dtype([("file", "<u4"), ("record", "<u8"), ("offset", "<u8"), ("id_hash", "<u8")])
 """One row a document: index into Manifest.sources, record number in that file, byte where it starts, hash of its id."""
-
-
-def id_hash(identity: str) -> int:
-    """64 bits of a document's id, to find it again without storing every id."""
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")

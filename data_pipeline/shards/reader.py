@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, id_hash, read_manifest
+from data_pipeline.read.document import hash_identity
+from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, read_manifest
 from data_pipeline.shards.megatron import Index, map_index
 
 _MAPPED_AT_ONCE = 256
@@ -101,6 +102,11 @@ class ShardSet:
         end = min(len(view), first + length * ids.itemsize)
         view.madvise(mmap.MADV_WILLNEED, page, end - page)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files of the set."""
+        return sum(s.bin.size + s.idx.size + s.documents.size for s in self.manifest.shards)
+
     def check_sizes(self) -> None:
         """Compare every file's size with the manifest, cheaply. DataError names the first that differs."""
         for shard in self.manifest.shards:
@@ -133,7 +139,7 @@ class ShardSet:
 
     def find_documents(self, identity: str) -> list[int]:
         """Return the documents with this id. A pass over the provenance: 28 bytes a document."""
-        wanted = np.uint64(id_hash(identity))
+        wanted = np.uint64(hash_identity(identity))
         return self._documents_where(lambda rows: rows["id_hash"] == wanted)
 
     def find_records(self, source: str, record: int) -> list[int]:

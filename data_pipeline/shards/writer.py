@@ -21,7 +21,6 @@ from data_pipeline.shards.manifest import (
     ShardRecord,
     content_digest,
     dtype_for,
-    id_hash,
     manifest_path,
     write_manifest,
 )
@@ -139,7 +138,7 @@ class ShardWriter:
         current = self._current.num_documents if self._current else 0
         return current + sum(shard.num_documents for shard in self._shards)
 
-    def add(self, ids: np.ndarray, text_bytes: int, source: str, record: int, offset: int, identity: str) -> None:
+    def add(self, ids: np.ndarray, text_bytes: int, source: str, record: int, offset: int, id_hash: int) -> None:
         """Append one document: its ids (int [tokens], without the end-of-document token) and where it came from."""
         if text_bytes == 0:
             self._num_empty += 1
@@ -151,7 +150,7 @@ class ShardWriter:
         row = np.concatenate([ids, self._eos]).astype(np.dtype(self._dtype).newbyteorder("<"))
         with self._explained():
             shard = self._shard_with_room(len(row))
-            shard.add(row, (self._file_numbers[source], record, offset, id_hash(identity)))
+            shard.add(row, (self._file_numbers[source], record, offset, id_hash))
         self._text_bytes += text_bytes
 
     def commit(self) -> Manifest:

@@ -1,7 +1,160 @@
-"""The data command (being built)."""
+"""`megamodel data ...`: from raw text to token shards, and what is in them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from launcher.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from data_pipeline.shards import Manifest
+
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="A shard set: the path before .manifest.json.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Files, globs or folders.")]
+TextField = Annotated[str, typer.Option(help="Field of a record that holds the text.")]
+IdField = Annotated[str, typer.Option(help="Field of a record that holds the document's id.")]
+Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    sub = typer.Typer(no_args_is_help=True, help="Prepare, inspect and verify token shards.")
+    sub.command("prepare")(prepare)
+    sub.command("train-tokenizer")(train_tokenizer)
+    sub.command("tokenize")(tokenize)
+    sub.command("inspect")(inspect)
+    sub.command("verify")(verify)
+    app.add_typer(sub, name="data")
+
+
+def prepare(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/data/quickstart.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read, split, tokenize and shard, as configured. A second run finds the result up to date."""
+    from data_pipeline.config import PrepareConfig
+    from data_pipeline.execute import prepare as run
+    from launcher.yaml_config import load
+
+    done = run(load(config, PrepareConfig, overrides or []).value, force)
+    if not as_json:
+        typer.echo(f"{done.out} {'is up to date' if done.up_to_date else 'is ready'}; tokenizer: {done.out}/tokenizer")
+    _show_sets({str(done.out / name): manifest for name, manifest in done.sets.items()}, as_json)
+
+
+def train_tokenizer(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder for tokenizer.json and tokenizer_config.json.")],
+    vocab_size: Annotated[int, typer.Option(help="Tokens to end up with.")],
+    text_field: TextField = "text",
+    model_max_length: Annotated[int, typer.Option(help="Longest sequence, as noted for transformers.")] = 2048,
+) -> None:
+    """Train a byte-level BPE tokenizer."""
+    from data_pipeline.execute import train_tokenizer_on
+
+    tokenizer = train_tokenizer_on(files, vocab_size, text_field, model_max_length)
+    tokenizer.save(out)
+    typer.echo(f"{out}: {tokenizer.vocab_size} tokens, sha256 {tokenizer.digest[:16]}")
+    if tokenizer.vocab_size < vocab_size:
+        typer.echo(f"The corpus is too small for {vocab_size} tokens: nothing is left to merge.", err=True)
+
+
+def tokenize(
+    files: Files,
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
+    out: Annotated[str, typer.Option(metavar="PREFIX", help="Prefix of the shard set to write.")],
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+    tokens_per_shard: Annotated[int, typer.Option(min=1, help="Tokens in one shard, at most.")] = 2**30,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn documents into a shard set."""
+    from data_pipeline.execute import tokenize as run
+    from data_pipeline.tokenizer import Tokenizer
+
+    manifest = run(files, Tokenizer.load(tokenizer), out, text_field, id_field, tokens_per_shard, force)
+    _show_sets({out: manifest}, as_json)
+
+
+def inspect(
+    prefix: Prefix,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the tokenizer; unset: `tokenizer` beside the set.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show a shard set's counts and its first documents, decoded."""
+    from data_pipeline.shards import ShardSet
+    from tools.inspect.shards import first_documents, tokenizer_of
+
+    shards = ShardSet.open(prefix)
+    found = first_documents(shards, tokenizer_of(shards, tokenizer), documents)
+    if as_json:
+        typer.echo(json.dumps({**_summary(shards.manifest), "first_documents": found}, ensure_ascii=False))
+        return
+    _show_sets({prefix: shards.manifest}, as_json=False)
+    for document in found:
+        typer.echo(
+            f"\n{document['source']}:{document['record']}  {document['num_tokens']} tokens\n  {document['text']}"
+        )
+
+
+def verify(prefix: Prefix, as_json: AsJson = False) -> None:
+    """Check every byte of a shard set against its manifest. Exit code 1 when something differs."""
+    from data_pipeline.progress import progress
+    from data_pipeline.shards import ShardSet
+    from data_pipeline.shards import verify as run
+
+    shards = ShardSet.open(prefix)
+    with progress("verifying", shards.num_bytes) as advance:
+        problems = run(prefix, advance)
+    if as_json:
+        typer.echo(json.dumps({"prefix": prefix, "ok": not problems, "problems": problems}, ensure_ascii=False))
+    if problems:
+        raise CheckFailed(
+            "\n  ".join([f"{prefix} is broken:", *problems, "Bring the files back or prepare them again."])
+        )
+    if not as_json:
+        counts = f"{shards.num_documents:,} documents, {shards.num_tokens:,} tokens"
+        typer.echo(f"{prefix} is whole: {counts}, every byte as its manifest says.")
+
+
+def _summary(manifest: "Manifest") -> dict[str, int | float | str]:
+    """The numbers of a manifest that a person asks for."""
+    return {
+        "documents": manifest.num_documents,
+        "empty_documents": manifest.num_empty_documents,
+        "tokens": manifest.num_tokens,
+        "eos_tokens": manifest.num_eos_tokens,
+        "text_bytes": manifest.text_bytes,
+        "bytes_per_token": round(manifest.text_bytes / max(1, manifest.num_tokens - manifest.num_eos_tokens), 4),
+        "vocab_size": manifest.vocab_size,
+        "dtype": manifest.dtype,
+        "shards": len(manifest.shards),
+        "tokenizer_sha256": manifest.tokenizer_sha256,
+        "content_sha256": manifest.content_sha256,
+    }
+
+
+def _show_sets(sets: dict[str, "Manifest"], as_json: bool) -> None:
+    """Print one row a shard set."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps({name: _summary(manifest) for name, manifest in sets.items()}))
+        return
+    table = Table("shard set", "documents", "tokens", "text", "bytes/token", "vocabulary", "shards")
+    for name, manifest in sets.items():
+        row = _summary(manifest)
+        text = f"{manifest.text_bytes / 1e6:,.1f} MB"
+        counts = (f"{manifest.num_documents:,}", f"{manifest.num_tokens:,}", text, f"{row['bytes_per_token']:.2f}")
+        table.add_row(name, *counts, f"{manifest.vocab_size:,} {manifest.dtype}", f"{row['shards']}")
+    Console().print(table)
