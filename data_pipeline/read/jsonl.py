@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import orjson
-import zstandard
+import pyarrow as pa
 
 from data_pipeline.errors import DataError
 from data_pipeline.read.document import Document, to_document
@@ -46,8 +46,8 @@ def _uncompressed(raw: BinaryIO, name: str) -> BinaryIO:
     if name.endswith(".gz"):
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
     if name.endswith(".zst"):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-        return io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)
+        # Arrow's reader, because zstandard's own takes a file cut short for one that ends there.
+        return io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 20)
     return raw
 
 
@@ -60,7 +60,9 @@ def _lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
     """Iterate over lines; a damaged compressed stream becomes a sentence."""
     try:
         yield from stream
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError(f"{path}: the compressed file is damaged or cut short ({error}); fetch it again.") from error
 
 

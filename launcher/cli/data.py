@@ -144,17 +144,21 @@ def _summary(manifest: "Manifest") -> dict[str, int | float | str]:
 
 
 def _show_sets(sets: dict[str, "Manifest"], as_json: bool) -> None:
-    """Print one row a shard set."""
+    """Print one column a shard set."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
+    summaries = {name: _summary(manifest) for name, manifest in sets.items()}
     if as_json:
-        typer.echo(json.dumps({name: _summary(manifest) for name, manifest in sets.items()}))
+        typer.echo(json.dumps(summaries))
         return
-    table = Table("shard set", "documents", "tokens", "text", "bytes/token", "vocabulary", "shards")
-    for name, manifest in sets.items():
-        row = _summary(manifest)
-        text = f"{manifest.text_bytes / 1e6:,.1f} MB"
-        counts = (f"{manifest.num_documents:,}", f"{manifest.num_tokens:,}", text, f"{row['bytes_per_token']:.2f}")
-        table.add_row(name, *counts, f"{manifest.vocab_size:,} {manifest.dtype}", f"{row['shards']}")
+    table = Table("", *(Column(name, justify="right", overflow="fold") for name in sets))
+    for field in next(iter(summaries.values())):
+        values = [row[field] for row in summaries.values()]
+        table.add_row(field.replace("_", " "), *(_short(value) for value in values))
     Console().print(table)
+
+
+def _short(value: float | str) -> str:
+    """Thousands apart; a digest by its beginning."""
+    return f"{value:,}" if not isinstance(value, str) else value[:16]

@@ -1,7 +1,6 @@
 """How fast batches come: tokens/s of one process on warm data, through the same Loader.batch that training uses."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.mixture import Loader, Mixture
@@ -12,8 +11,9 @@ _TOKENS_PER_BATCH = 2**19
 def measure_loader(mixture: Mixture, global_batch_size: int | None = None, seconds: float = 2.0) -> dict[str, Any]:
     """Draw batches for `seconds` and count; the pages are warmed first by the batches of the same steps.
 
-    Unset, global_batch_size makes batches of about half a million tokens. Returns tokens_per_second, samples_per_second,
-    milliseconds_per_batch, and what was measured: seq_len, global_batch_size, batches, seconds, sources.
+    Unset, global_batch_size makes batches of about half a million tokens. Returns tokens_per_second,
+    samples_per_second, milliseconds_per_batch, and what was measured: seq_len, global_batch_size, batches, seconds,
+    sources.
     """
     size = global_batch_size or max(1, _TOKENS_PER_BATCH // mixture.seq_len)
     loader = Loader(mixture, size)
@@ -33,13 +33,6 @@ def measure_loader(mixture: Mixture, global_batch_size: int | None = None, secon
         "seconds": elapsed,
         "sources": [str(shards.prefix) for shards in mixture.sources],
     }
-
-
-def measure_opening(sources: list[tuple[Path, float]], seq_len: int, seed: int, global_batch_size: int) -> float:
-    """Seconds from nothing to the first batch of step 1."""
-    start = time.perf_counter()
-    Loader(Mixture.open(sources, seq_len, seed), global_batch_size).batch(1)
-    return time.perf_counter() - start
 
 
 def _draw(loader: Loader, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""From a step of a run to its documents, and from a document to the steps that draw it. Needs no checkpoint and no model."""
+"""From a step of a run to its documents, and from a document to its steps. Needs no checkpoint and no model."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,0 +1,124 @@
+"""Every format gives the same documents; every mistake gives a sentence with a place."""
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_pipeline.errors import DataError
+from data_pipeline.read import expand, read_documents, read_record
+from tests.data_pipeline.conftest import sample_rows, write_jsonl
+
+ROWS = sample_rows("zh.jsonl", 3000)
+
+
+def as_tuples(paths, **options):
+    return [(d.text, d.position, d.id, d.metadata) for d in read_documents(paths, **options)]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "a.jsonl", ROWS)
+
+
+def write_as(plain: Path, suffix: str) -> Path:
+    path = plain.parent / f"b{suffix}"
+    if suffix == ".jsonl.gz":
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    elif suffix == ".jsonl.zst":
+        half = plain.stat().st_size // 2
+        frames = [plain.read_bytes()[:half], plain.read_bytes()[half:]]
+        path.write_bytes(b"".join(zstandard.compress(frame) for frame in frames))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_every_format_gives_the_same_documents(plain: Path, suffix: str):
+    path = write_as(plain, suffix)
+    assert as_tuples([path]) == as_tuples([plain])
+    assert len(as_tuples([plain])) == len(ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_a_record_is_found_again_by_its_place(plain: Path, suffix: str):
+    path = plain if suffix == ".jsonl" else write_as(plain, suffix)
+    document = list(read_documents([path]))[431]
+    assert read_record(document.source, document.position, document.offset) == document
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_progress_adds_up_to_the_size_of_the_file(plain: Path, suffix: str):
+    path = plain if suffix == ".jsonl" else write_as(plain, suffix)
+    seen: list[int] = []
+    list(read_documents([path], advance=seen.append))
+    assert path.stat().st_size - 2048 <= sum(seen) <= path.stat().st_size
+
+
+def test_text_files_are_one_document_each(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes("\ufeffOne\n\nstill one".encode())
+    (document,) = read_documents(expand([tmp_path]))
+    assert (document.text, document.id, document.position) == ("One\n\nstill one", "a.txt", 0)
+
+
+def test_blank_lines_are_no_records(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}')
+    assert [(d.text, d.position, d.identity) for d in read_documents([path])] == [
+        ("a", 0, f"{path}:0"),
+        ("b", 1, f"{path}:1"),
+    ]
+
+
+def test_expand_takes_files_globs_and_folders(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    files = [tmp_path / "a.jsonl", tmp_path / "b.txt", tmp_path / "deep" / "c.jsonl.gz"]
+    for file in [*files, tmp_path / "ignored.md"]:
+        file.write_text("")
+    assert expand([tmp_path]) == files
+    assert expand([tmp_path / "a.jsonl", tmp_path / "*.jsonl"]) == files[:1]
+    assert expand([str(tmp_path / "**" / "*.jsonl*")]) == [files[0], files[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.jsonl", b'{"text": "fine"}\n{"text": \n', ["a.jsonl:2", "JSON"]),
+        ("a.jsonl", b'{"body": "x", "title": "y"}\n', ["a.jsonl:1", "'text'", "body, title", "text_field"]),
+        ("a.jsonl", b'{"text": null}\n', ["a.jsonl:1", "NoneType"]),
+        ("a.jsonl", b'["text"]\n', ["a.jsonl:1", "list"]),
+        ("a.jsonl", b'{"text": "\xff"}\n', ["a.jsonl:1"]),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', ["a.jsonl:1"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-9], ["a.jsonl.gz", "cut short"]),
+        ("a.jsonl.zst", b"not zstandard", ["a.jsonl.zst", "damaged"]),
+        ("a.parquet", b"not parquet", ["a.parquet", "parquet"]),
+        ("a.txt", b"fine\nno\xff", ["a.txt:2", "UTF-8"]),
+    ],
+)
+def test_a_bad_record_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, parts: list[str]):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        list(read_documents([path]))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_zstandard_file_cut_short_is_noticed(tmp_path: Path):
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(99_999)))[:-1000])
+    with pytest.raises(DataError, match=r"cut short.*Truncated"):
+        list(read_documents([path]))
+
+
+def test_what_is_not_there_is_named(tmp_path: Path):
+    for pattern in (tmp_path / "no.jsonl", tmp_path / "*.jsonl", tmp_path):
+        with pytest.raises(DataError, match=str(tmp_path).replace("*", r"\*")):
+            expand([pattern])
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(DataError, match=r"a\.csv.*\.parquet"):
+        expand([tmp_path / "a.csv"])
