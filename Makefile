@@ -41,8 +41,8 @@ $(READY): pyproject.toml constraints.txt
 	@if [ -e $(READY) ]; then echo "Updating .venv to pyproject.toml and constraints.txt."; else \
 		echo "Making .venv with $$($(PYTHON) --version); PyTorch is large, this takes some minutes the first time."; \
 		$(PYTHON) -m venv --clear .venv || { echo "Python's venv module failed (on Debian: apt install python3-venv)." >&2; exit 2; }; fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(READY)
 
 clean:

@@ -46,7 +46,8 @@ def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Lo
     composer = Composer()
     root = composer.compose(Path(path), overrides)
     value, mistakes = validate(root, schema, composer.incomplete)
-    mistakes = composer.mistakes + mistakes
+    known = {(str(mistake.origin), mistake.setting) for mistake in composer.mistakes}
+    mistakes = composer.mistakes + [m for m in mistakes if (str(m.origin), m.setting) not in known]
     if mistakes or value is None:
         raise UserError(report(Path(path), mistakes))
     return Loaded(Path(path), value, root.plain(), _origins(root, value))

@@ -61,6 +61,7 @@ class Composer:
                 continue
             target = os.path.normpath(Path(place).parent / item.value)
             if target in chain:
+                self.incomplete = True
                 circle = " -> ".join((*chain[chain.index(target) :], target))
                 self.mistakes.append(Mistake(item.origin, "base", f"goes round in a circle: {circle}"))
                 continue

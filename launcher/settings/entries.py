@@ -66,6 +66,8 @@ class Mistake:
     origin: Origin
     setting: str
     message: str
+    meant: str = ""
+    """The setting that was probably meant; that it is missing is then no mistake of its own."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.origin), self.setting, self.message) if part)

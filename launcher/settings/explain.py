@@ -80,7 +80,7 @@ def _described(name: str, kinds: Sequence[type[BaseModel]], loaded: Loaded[Any] 
     group, _, key = generic.rpartition(".")
     all_names = [setting.name for setting in settings_of(kinds[0])]
     siblings = [other.rpartition(".")[2] for other in all_names if other.rpartition(".")[0] == group]
-    raise UserError(f"{name}: {advise(key, group, siblings or all_names, all_names)}")
+    raise UserError(f"{name}: {advise(key, group, siblings or all_names, all_names)[0]}")
 
 
 def _explained(setting: Setting, name: str, generic: str, loaded: Loaded[Any] | None) -> dict[str, Any]:

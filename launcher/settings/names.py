@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection
 
+from launcher.settings.entries import dotted
+
 # Other software's name -> the setting here. A foreign name is refused with its translation: one way to do a thing.
 FOREIGN: dict[str, str] = {
     foreign: setting
@@ -107,27 +109,29 @@ ADVICE: dict[str, str] = {
 }
 
 
-def advise(key: str, group: str, siblings: Collection[str], all_names: Collection[str]) -> str:
-    """What is wrong with the name `key` in `group`, and the name that was probably meant.
+def advise(key: str, group: str, siblings: Collection[str], all_names: Collection[str]) -> tuple[str, str]:
+    """What is wrong with the name `key` in `group`, and the setting that was probably meant, or "".
 
     `siblings` are the names in the group, `all_names` the dotted names of the whole schema.
     """
     name = key.lower().replace("-", "_")
     elsewhere = [other for other in all_names if other.rpartition(".")[2] == name]
     if elsewhere:
-        return f"is not a setting here; it exists as {' and '.join(elsewhere[:3])}"
+        return f"is not a setting here; it exists as {' and '.join(elsewhere[:3])}", elsewhere[0]
     if FOREIGN.get(name) in all_names:
-        return f"is other software's name; here it is {FOREIGN[name]}{_how(name)}"
+        return f"is other software's name; here it is {FOREIGN[name]}{_how(name)}", FOREIGN[name]
     if name in ADVICE and "train.steps" in all_names:
-        return ADVICE[name]
+        return ADVICE[name], ""
     close = difflib.get_close_matches(name, siblings, n=1)
     if close:
-        return f"is not a setting; did you mean {group + '.' if group else ''}{close[0]}?"
+        meant = dotted(group, close[0])
+        return f"is not a setting; did you mean {meant}?", meant
     leaves = {other.rpartition(".")[2]: other for other in all_names}
     close = difflib.get_close_matches(name, leaves, n=1, cutoff=0.75)
     if close:
-        return f"is not a setting; did you mean {leaves[close[0]]}?"
-    return f"is not a setting; {group or 'the top level'} has: {', '.join(sorted(siblings))}"
+        meant = leaves[close[0]]
+        return f"is not a setting; did you mean {meant}?", meant
+    return f"is not a setting; {group or 'the top level'} has: {', '.join(sorted(siblings))}", ""
 
 
 def _how(name: str) -> str:

@@ -43,7 +43,12 @@ class Dumper(yaml.SafeDumper):
         plain = not any(isinstance(item, list | dict) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
 
+    def represent_text(self, text: str) -> Any:
+        """Escape what is not printable: in other styles a reader folds Unicode's line breaks into spaces."""
+        return self.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
 
+
+Dumper.add_representer(str, Dumper.represent_text)
 for _name, _pattern, _first in _SCALARS:
     for _class in (_Loader, Dumper):
         _class.add_implicit_resolver(_TAG + _name, re.compile(_pattern), ["" if c == "\0" else c for c in _first])

@@ -43,8 +43,10 @@ def validate(root: Entry, schema: type[T], incomplete: bool = False) -> tuple[T 
     try:
         value = schema.model_validate_json(json.dumps(root.plain()), strict=True)
     except ValidationError as error:
-        found = _in_words(error.errors(include_url=False), root, schema)
-        mistakes += [mistake for kind, mistake in found if not (incomplete and kind == "missing")]
+        meant = {mistake.meant for mistake in mistakes}
+        for kind, mistake in _in_words(error.errors(include_url=False), root, schema):
+            if kind != "missing" or not (incomplete or mistake.setting in meant):
+                mistakes.append(mistake)
     return (None if mistakes else value), mistakes
 
 
@@ -80,8 +82,8 @@ class _Names:
             if key in others and shape.tag is not None:
                 self._of_another_choice(child, children[shape.tag], key, shape, name)
             else:
-                advice = advise(key, name, fields, self.all_names)
-                self.mistakes.append(Mistake(child.origin, dotted(name, key), advice))
+                message, meant = advise(key, name, fields, self.all_names)
+                self.mistakes.append(Mistake(child.origin, dotted(name, key), message, meant))
 
     def _of_another_choice(self, child: Entry, tag: Entry, key: str, shape: Shape, name: str) -> None:
         """A setting of a choice that was not made; fine when left over from a base whose choice is overridden."""
@@ -113,6 +115,10 @@ def _in_words(errors: list[ErrorDetails], root: Entry, schema: type[BaseModel]) 
         complaints.setdefault(name, []).append((error, entry))
     for name, found in complaints.items():
         error, entry = found[0]
+        if error["type"] == "missing" and isinstance(entry.value, list):
+            message = f"must be {docs[name].type if name in docs else 'longer'}, not a list of {len(entry.value)}"
+            yield "too_short", Mistake(entry.origin, name, message)
+            continue
         if error["type"] == "missing":
             yield "missing", Mistake(entry.origin, name, _missing(name, docs))
             continue
@@ -172,6 +178,8 @@ def _expectation(error: ErrorDetails) -> str:
         return "must be one of " + str(context.get("expected") or context.get("expected_tags")).replace("'", "")
     if kind == "too_short":
         return f"needs at least {context['min_length']} item" + ("s" if context["min_length"] != 1 else "")
+    if kind == "too_long":
+        return f"takes at most {context['max_length']} items"
     if kind == "int_from_float":
         return "must be a whole number"
     stem, _, suffix = kind.rpartition("_")
@@ -183,7 +191,7 @@ def _expectation(error: ErrorDetails) -> str:
 def _found(error: ErrorDetails, entry: Entry) -> str:
     """The offending value, and what was probably meant."""
     kind, value = error["type"], entry.value
-    if kind in ("value_error", "too_short"):
+    if kind in ("value_error", "too_short", "too_long"):
         return ""
     shown = f", not {show(value)}"
     if kind in ("literal_error", "union_tag_invalid"):
