@@ -1,7 +1,83 @@
-"""The checkpoint command (being built)."""
+"""`megamodel checkpoint list|verify`."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+PathArgument = Annotated[Path, typer.Argument(help="A run, its checkpoints folder, or one checkpoint.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    group = typer.Typer(no_args_is_help=True, help="List and verify checkpoints.")
+    group.command(name="list")(list_)
+    group.command()(verify)
+    app.add_typer(group, name="checkpoint")
+
+
+def list_(path: PathArgument, as_json: Json = False) -> None:
+    """List checkpoints, oldest first. Reads manifests only; `verify` reads every byte."""
+    from megamodel.checkpoint import read_manifest
+    from megamodel.errors import CheckpointError
+
+    rows: list[dict[str, Any]] = []
+    for step, checkpoint in _find(path):
+        row: dict[str, Any] = {"step": step, "path": str(checkpoint), "bytes": None, "files": None, "written": None}
+        try:
+            manifest = read_manifest(checkpoint)
+            row |= {"bytes": sum(f.size for f in manifest.files.values()), "files": len(manifest.files)}
+            row["written"] = datetime.fromtimestamp(checkpoint.stat().st_mtime).isoformat(" ", "seconds")
+            row["state"] = "complete (not verified)"
+        except CheckpointError as error:
+            row["state"] = str(error)
+        rows.append(row)
+    _print(rows, as_json)
+
+
+def verify(path: PathArgument, as_json: Json = False) -> None:
+    """Read every byte of every checkpoint and compare with the digests taken while it was written."""
+    from launcher.errors import CheckFailed
+    from megamodel.checkpoint import verify_checkpoint
+
+    rows = []
+    for step, checkpoint in _find(path):
+        faults = verify_checkpoint(checkpoint)
+        rows.append({"step": step, "path": str(checkpoint), "state": "; ".join(faults) or "good", "good": not faults})
+    _print(rows, as_json)
+    if bad := [row["path"] for row in rows if not row["good"]]:
+        raise CheckFailed(f"{len(bad)} of {len(rows)} checkpoints are damaged; `train` will not use them")
+
+
+def _find(path: Path) -> list[tuple[int, Path]]:
+    """The checkpoints that a path means; UserError when there are none."""
+    from launcher.errors import UserError
+    from megamodel.checkpoint import list_checkpoints
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run, its checkpoints folder, or one checkpoint")
+    siblings = list_checkpoints(path.resolve().parent)
+    if own := [(step, p) for step, p in siblings if p == path.resolve()]:
+        return own
+    found = list_checkpoints(path / "checkpoints") or list_checkpoints(path)
+    if not found:
+        raise UserError(f"{path} holds no checkpoints; give a run, its checkpoints folder, or one checkpoint")
+    return found
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in (columns := [c for c in rows[0] if c != "good"]):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{row[c]:,}" if c == "bytes" and row[c] else str(row[c]) for c in columns))
+    Console().print(table)

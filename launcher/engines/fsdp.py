@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
@@ -27,6 +27,13 @@ class FsdpEngine(Engine):
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_gradient_sync(last)
         yield
+
+    def evaluate(self, tokens: Tensor) -> Tensor:
+        """As in every engine; the root's parameters, which only a backward pass would free, are freed here."""
+        total = super().evaluate(tokens)
+        assert isinstance(self.model, FSDPModule)
+        self.model.reshard()
+        return total
 
 
 def data_parallel_mesh(parallel: ParallelConfig, ranks: Ranks) -> DeviceMesh:

@@ -1,0 +1,1 @@
+"""Prove the promises on a user's own configuration."""
