@@ -201,8 +201,9 @@ def _sources(
 
 
 def _times(epochs: float, setting: str) -> str:
-    reader = "each validation" if setting == "data.validation" else "this run"
-    return f"{reader} reads {epochs:.1%} of them" if epochs <= 1 else f"{reader} reads them {epochs:.2f} times (epochs)"
+    if setting == "data.validation":
+        return f"each validation reads {min(epochs, 1):.1%} of them"
+    return f"this run reads {epochs:.1%} of them" if epochs <= 1 else f"this run reads them {epochs:.2f} times (epochs)"
 
 
 def _other_tokenizer(shards: ShardSet, path: Path, tokenizer: Path) -> str:
@@ -219,11 +220,11 @@ def _disk(config: RunConfig) -> Iterator[Problem]:
     permanent = config.checkpoint.permanent_every_steps
     last = config.train.stop_at_step or config.train.steps
     kept = last // permanent if permanent else 0
-    count = min(config.checkpoint.keep + 1, -(-last // config.checkpoint.every_steps)) + kept
+    count = min(config.checkpoint.keep + 1 + kept, -(-last // config.checkpoint.every_steps))
     there = _size_of(config.run_dir / "checkpoints")
     folder = next(p for p in [config.run_dir.absolute(), *config.run_dir.absolute().parents] if p.is_dir())
     free = shutil.disk_usage(folder).free
-    sizes = f"up to {count} checkpoints of {_bytes(one)}"
+    sizes = f"up to {count} checkpoint{'s' * (count > 1)} of {_bytes(one)}"
     if count * one - there > free:
         message = f"{sizes} need {_bytes(count * one)}, and {folder} has {_bytes(free)} free; lower checkpoint.keep"
         yield _error("run_dir", message + " or permanent checkpoints, or use another disk")
