@@ -1,0 +1,80 @@
+"""`megamodel data ...` as a user types it: exit codes, sentences, JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.shards import ShardSet
+from data_pipeline.tokenizer import Tokenizer
+
+
+def megamodel(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launcher", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def fails(code: int, *parts: str, run: subprocess.CompletedProcess[str]) -> None:
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+    for part in parts:
+        assert part in " ".join(run.stderr.split())
+
+
+def test_the_way_from_text_to_shards(corpus: Path, tmp_path: Path):
+    made = megamodel("data", "train-tokenizer", corpus, "--out", tmp_path / "tokenizer", "--vocab-size", 500)
+    assert made.returncode == 0 and "500 tokens" in made.stdout
+    prefix = tmp_path / "set"
+    written = megamodel("data", "tokenize", corpus, "--tokenizer", tmp_path / "tokenizer", "--out", prefix, "--json")
+    assert json.loads(written.stdout)[str(prefix)]["documents"] == 60
+
+    shown = json.loads(megamodel("data", "inspect", prefix, "--documents", 2, "--json").stdout)
+    assert shown["tokens"] == ShardSet.open(prefix).num_tokens
+    assert [row["record"] for row in shown["first_documents"]] == [0, 1]
+    assert shown["first_documents"][0]["text"].startswith("Fellow-Citizens")
+    assert "Fellow-Citizens" in megamodel("data", "inspect", prefix).stdout
+
+    assert megamodel("data", "verify", prefix).returncode == 0
+    with (tmp_path / "set_00000_text_document.bin").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\xff")
+    broken = megamodel("data", "verify", prefix, "--json")
+    fails(1, "set_00000_text_document.bin", "at byte 100", run=broken)
+    assert json.loads(broken.stdout)["ok"] is False
+
+
+def test_prepare_with_overrides(corpus: Path, tmp_path: Path):
+    file = tmp_path / "data.yaml"
+    file.write_text(f"out: {tmp_path}/out\nfiles: [{corpus}]\ntokenizer: {{kind: train, vocab_size: 500}}\n")
+    arguments = ("data", "prepare", file, "validation_fraction=0.2", "tokenizer.vocab_size=400")
+    first, second = megamodel(*arguments), megamodel(*arguments)
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "is ready" in first.stdout and "up to date" in second.stdout
+    assert ShardSet.open(tmp_path / "out/train").manifest.vocab_size == 400
+    assert "is ready" in megamodel(*arguments, "--force").stdout
+    fails(
+        2, "validation_fractoin", "validation_fraction", run=megamodel("data", "prepare", file, "validation_fractoin=1")
+    )
+
+
+def test_mistakes_are_sentences(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path / "tokenizer")
+    out = ("--out", tmp_path / "set")
+    end = ("--tokenizer", tmp_path / "tokenizer", *out)
+    (tmp_path / "empty.jsonl").touch()
+    fails(2, "nothing matches", run=megamodel("data", "tokenize", tmp_path / "no*.jsonl", *end))
+    fails(2, "corpus is empty", run=megamodel("data", "tokenize", tmp_path / "empty.jsonl", *end))
+    fails(2, "no tokenizer at", run=megamodel("data", "tokenize", corpus, "--tokenizer", "no", *out))
+    other_field = megamodel("data", "tokenize", corpus, *end, "--text-field", "body")
+    fails(2, "fields here: id, source, lang, text", run=other_field)
+    fails(2, "no shard set at", run=megamodel("data", "verify", tmp_path / "set"))
+    fails(2, "257", run=megamodel("data", "train-tokenizer", corpus, "--out", tmp_path / "t", "--vocab-size", 10))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "tokenizer"]
+
+
+@pytest.mark.parametrize("part", ["prepare", "train-tokenizer", "tokenize", "inspect", "verify"])
+def test_help_is_there(part: str):
+    assert part in megamodel("data", "--help").stdout
+    assert megamodel("data", part, "--help").returncode == 0

@@ -1,0 +1,165 @@
+"""`prepare`: whole or not at all, once and not twice, the same bytes every time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.errors import DataError
+from data_pipeline.execute import prepare
+from data_pipeline.read import read_documents
+from data_pipeline.shards import ShardSet, verify
+from data_pipeline.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(corpus: Path, out: Path, **changes) -> PrepareConfig:
+    settings = {
+        "out": out,
+        "files": [str(corpus)],
+        "tokenizer": {"kind": "train", "vocab_size": 500},
+        "validation_fraction": 0.2,
+    }
+    return PrepareConfig.model_validate({**settings, **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def ids(prefix: Path) -> set[str]:
+    shards = ShardSet.open(prefix)
+    documents = {d.position: d.identity for d in read_documents([Path(shards.manifest.sources[0].name)])}
+    return {documents[shards.provenance(number).position] for number in range(shards.num_documents)}
+
+
+def test_every_document_is_on_one_side(corpus: Path, tmp_path: Path):
+    done = prepare(config(corpus, tmp_path / "out"))
+    train, validation = ids(tmp_path / "out/train"), ids(tmp_path / "out/validation")
+    assert train | validation == {d.identity for d in read_documents([corpus])}
+    assert not train & validation and 3 < len(validation) < 25
+    assert verify(tmp_path / "out/train") == verify(tmp_path / "out/validation") == []
+    tokenizer = Tokenizer.load(tmp_path / "out/tokenizer")
+    assert {manifest.tokenizer_sha256 for manifest in done.sets.values()} == {tokenizer.digest}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_adding_documents_moves_no_other(corpus: Path, tmp_path: Path):
+    prepare(config(corpus, tmp_path / "one"))
+    grown = tmp_path / "grown.jsonl"
+    grown.write_text('{"id": "new", "text": "A new document."}\n' + corpus.read_text())
+    prepare(config(grown, tmp_path / "two"))
+    assert ids(tmp_path / "two/validation") - {"new"} == ids(tmp_path / "one/validation")
+
+
+def test_a_second_run_does_nothing(corpus: Path, tmp_path: Path):
+    settings = config(corpus, tmp_path / "out")
+    assert not prepare(settings).up_to_date
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert prepare(settings).up_to_date
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda corpus, out: os.utime(corpus, ns=(1, 1)),
+        lambda corpus, out: (out / "validation_00000_text_document.idx").unlink(),
+        lambda corpus, out: (out / "train_00000_text_document.bin").write_bytes(b"short"),
+        lambda corpus, out: (out / "tokenizer/tokenizer.json").unlink(),
+    ],
+)
+def test_it_is_made_again_when_something_changed(corpus: Path, tmp_path: Path, change):
+    copy = tmp_path / "corpus.jsonl"
+    copy.write_bytes(corpus.read_bytes())
+    settings = config(copy, tmp_path / "out")
+    prepare(settings)
+    change(copy, tmp_path / "out")
+    assert not prepare(settings).up_to_date
+    assert verify(tmp_path / "out/train") == verify(tmp_path / "out/validation") == []
+    assert prepare(settings).up_to_date
+    assert not prepare(settings, force=True).up_to_date
+    assert not prepare(config(copy, tmp_path / "out", split_seed=7)).up_to_date
+
+
+def test_the_same_bytes_on_any_number_of_cores(corpus: Path, tmp_path: Path):
+    code = (
+        "import sys; from data_pipeline.config import PrepareConfig; from data_pipeline.execute import prepare;"
+        "prepare(PrepareConfig.model_validate_json(sys.argv[1]))"
+    )
+    for threads in ("1", "2"):
+        settings = config(corpus, tmp_path / threads).model_dump_json()
+        subprocess.run(
+            [sys.executable, "-c", code, settings], env={**os.environ, "RAYON_NUM_THREADS": threads}, check=True
+        )
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert len(contents(tmp_path / "1")) == 11
+
+
+def test_an_existing_tokenizer_and_no_validation(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path / "tokenizer")
+    choice = {"kind": "load", "path": tmp_path / "tokenizer"}
+    done = prepare(config(corpus, tmp_path / "out", tokenizer=choice, validation_fraction=0))
+    assert list(done.sets) == ["train"] and done.tokenizer.digest == tokenizer.digest
+    assert not list((tmp_path / "out").glob("validation*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"text": "fine"}\nnot json\n', "bad.jsonl:2"),
+        ("", "corpus is empty"),
+        ('{"text": ""}\n', "corpus is empty"),
+        ('{"text": "only one"}\n', "validation_fraction=0.2 splits 1 documents"),
+    ],
+)
+def test_bad_input_leaves_nothing_and_keeps_what_was(corpus: Path, tmp_path: Path, text: str, part: str):
+    prepare(config(corpus, tmp_path / "out"))
+    before = contents(tmp_path)
+    bad = tmp_path / "bad.jsonl"
+    for out in ("out", "other"):
+        bad.write_text(text)
+        with pytest.raises(DataError, match=part):
+            prepare(config(bad, tmp_path / out))
+        bad.unlink()
+        assert contents(tmp_path) == before
+
+
+def test_a_folder_with_other_things_is_not_replaced(corpus: Path, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(DataError, match=r"mine\.txt"):
+        prepare(config(corpus, tmp_path))
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    settings = yaml.safe_load((ROOT / "configs/data/quickstart.yaml").read_text())
+    done = prepare(PrepareConfig.model_validate({**settings, "out": tmp_path / "out"}))
+    text_bytes = sum(manifest.text_bytes for manifest in done.sets.values())
+    assert 3e6 < text_bytes < 6e6
+    assert 0.02 < done.sets["validation"].text_bytes / text_bytes < 0.1
+    assert done.tokenizer.vocab_size == settings["tokenizer"]["vocab_size"]
+
+
+def test_every_setting_is_documented():
+    for model in (PrepareConfig, *PrepareConfig.model_fields["tokenizer"].annotation.__args__):
+        undocumented = [name for name, field in model.model_fields.items() if not field.description]
+        assert not undocumented, undocumented
+
+
+def test_the_sample_corpus_is_what_its_page_says():
+    page = (ROOT / "data_pipeline/sample/README.md").read_text(encoding="utf-8")
+    for name in ("en", "zh"):
+        lines = (ROOT / f"data_pipeline/sample/{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert len({row["id"] for row in rows}) == len(rows)
+        assert {row["lang"] for row in rows} == {name}
+        assert f"| {len(rows)} | {sum(len(row['text'].encode()) for row in rows) / 1e6:.1f} MB |" in page
