@@ -30,7 +30,9 @@ class Mixture:
         """In the order of their digests: the source index in `samples` points in here."""
         self.seq_len, self.seed = seq_len, seed
         _check(self.sources, seq_len)
-        self.blend = Blend([weight for _, weight in ordered])
+        self.weights = [weight for _, weight in ordered]
+        """As given, in the order of `sources`."""
+        self.blend = Blend(self.weights)
         self.num_windows = [(shards.num_tokens - 1) // seq_len for shards in self.sources]
         """Windows in one epoch of each source."""
 

@@ -1,0 +1,138 @@
+"""From a step to its documents and back, on real shards."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.execute import prepare
+from data_pipeline.mixture import Loader
+from data_pipeline.read import read_documents
+from data_pipeline.tokenizer import Tokenizer
+from launcher.config import RunConfig
+from launcher.errors import UserError
+from launcher.yaml_config import dump
+from tools.inspect.batch import describe_step, find_document, open_mixture
+
+SAMPLE = Path(__file__).parents[2] / "data_pipeline" / "sample"
+STEPS, BATCH = 40, 4
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 short documents; every fifth has no id."""
+    lines = (SAMPLE / "en.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    rows = [json.loads(line) for line in lines]
+    path = tmp_path_factory.mktemp("corpus") / "docs.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            kept = {"text": row["text"][: 100 + 37 * number]} | ({} if number % 5 == 0 else {"id": row["id"]})
+            file.write(json.dumps(kept) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run of about two epochs."""
+    out = tmp_path_factory.mktemp("data") / "out"
+    settings = {"files": [str(corpus)], "tokenizer": {"kind": "train", "vocab_size": 400}, "validation_fraction": 0}
+    prepare(PrepareConfig.model_validate({"out": out, **settings}))
+    return RunConfig.model_validate(
+        {
+            "run_dir": out.with_name("run"),
+            "model": {
+                "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "intermediate_size": 64,
+            },
+            "data": {"tokenizer": out / "tokenizer", "sources": [{"path": out / "train"}]},
+            "train": {"steps": STEPS, "global_batch_size": BATCH, "micro_batch_size": 2, "seq_len": 128},
+            "optimizer": {"lr": 1e-3},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(config: RunConfig) -> Path:
+    config.run_dir.mkdir()
+    (config.run_dir / "config.yaml").write_text(dump(config))
+    return config.run_dir
+
+
+def test_the_pieces_of_a_step_are_its_tokens(run: Path, config: RunConfig, corpus: Path):
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    texts = {d.identity: d.text for d in read_documents([corpus])}
+    loader = Loader(open_mixture(config), BATCH)
+    for step in (1, 7, STEPS):
+        found, batch = describe_step(run, step), loader.batch(step)
+        assert found["samples_digest"] == batch.samples_digest
+        assert {piece["sequence"] for piece in found["pieces"]} == set(range(BATCH))
+        for sequence in range(BATCH):
+            pieces = [piece for piece in found["pieces"] if piece["sequence"] == sequence]
+            bounds = [piece["tokens_in_sequence"] for piece in pieces]
+            assert bounds[0][0] == 0 and bounds[-1][1] == 129
+            assert all(one[1] == other[0] for one, other in pairwise(bounds))
+            for piece in pieces:
+                check_piece(piece, batch.tokens[sequence], tokenizer, texts)
+
+
+def check_piece(piece: dict[str, Any], tokens: Any, tokenizer: Tokenizer, texts: dict[str, str]) -> None:
+    """Its tokens are those of the text of the document it names, from the place it says."""
+    first, end = piece["tokens_in_sequence"]
+    (ids,) = tokenizer.encode_batch([texts[piece["id"]]])
+    begin, stop = piece["tokens_in_document"]
+    assert stop - begin == end - first
+    assert tokens[first:end].tolist() == [*ids.tolist(), tokenizer.eos_id][begin:stop]
+    assert piece["record"] == list(texts).index(piece["id"])
+
+
+def test_where_is_the_inverse_of_batch(run: Path, corpus: Path):
+    seen: dict[str, set[tuple[int, int]]] = {}
+    for step in range(1, STEPS + 1):
+        for piece in describe_step(run, step)["pieces"]:
+            seen.setdefault(piece["id"], set()).add((step, piece["sequence"]))
+    assert max(len(visits) for visits in seen.values()) > 3
+    for document in read_documents([corpus]):
+        visits = {(visit.step, visit.sequence) for visit in find_document(run, document.identity)}
+        assert visits == seen[document.identity]
+        by_record = find_document(run, f"docs.jsonl:{document.position}")
+        assert {(visit.step, visit.sequence) for visit in by_record} == visits
+
+
+def test_an_id_that_the_file_no_longer_holds_is_not_believed(run: Path, corpus: Path):
+    before = corpus.read_bytes()
+    try:
+        corpus.write_bytes(before.replace(b'"id": "sotu/', b'"id": "lies/'))
+        assert all(piece["id"] is None or "docs.jsonl" in piece["id"] for piece in describe_step(run, 1)["pieces"])
+        corpus.unlink()
+        assert all(piece["id"] is None for piece in describe_step(run, 1)["pieces"])
+    finally:
+        corpus.write_bytes(before)
+
+
+def test_mistakes_are_sentences(run: Path, tmp_path: Path):
+    for step in (0, STEPS + 1):
+        with pytest.raises(UserError, match=f"1 to {STEPS}"):
+            describe_step(run, step)
+    with pytest.raises(UserError, match="no document 'nobody'"):
+        find_document(run, "nobody")
+    with pytest.raises(UserError, match="not a run folder"):
+        describe_step(tmp_path, 1)
+
+
+def test_the_commands(run: Path):
+    def megamodel(*arguments: object) -> str:
+        command = [sys.executable, "-m", "launcher", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    found = json.loads(megamodel("inspect", "batch", run, "--step", 3, "--json"))
+    assert found == json.loads(json.dumps(describe_step(run, 3)))
+    assert found["samples_digest"] in megamodel("inspect", "batch", run, "--step", 3)
+    document = found["pieces"][0]["id"]
+    visits = json.loads(megamodel("inspect", "where", run, "--doc", document, "--json"))["visits"]
+    assert 3 in {visit["step"] for visit in visits}
+    assert document in megamodel("inspect", "where", run, "--doc", document)
