@@ -55,7 +55,7 @@ def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Lo
 
 def dump(model: BaseModel) -> str:
     """YAML of a resolved configuration; `load` reads it back to an equal one."""
-    return yaml.dump(model.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(model.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
 def top_level_names(path: Path | str) -> set[str]:

@@ -111,10 +111,12 @@ class TestShow:
         assert re.fullmatch(r"configs/runs/quickstart\.yaml:\d+:3", lines["betas: [0.9, 0.95]"])
 
     def test_what_it_prints_is_a_configuration(self, tmp_path):
-        done = megamodel("config", "show", "configs/runs/llama3-1b-8gpu.yaml")
+        long = "run_dir=" + "a long name with # and: signs " * 8 + "end"
+        done = megamodel("config", "show", "configs/runs/llama3-1b-8gpu.yaml", f"run_dir='{long}'")
         (tmp_path / "shown.yaml").write_text(done.stdout)
         shown = load(tmp_path / "shown.yaml", RunConfig).value
-        assert shown == load(ROOT / "configs/runs/llama3-1b-8gpu.yaml", RunConfig).value
+        assert shown.run_dir == Path(long)
+        assert shown == load(ROOT / "configs/runs/llama3-1b-8gpu.yaml", RunConfig, [f"run_dir='{long}'"]).value
 
     def test_json(self):
         done = megamodel("config", "show", "--json", "configs/runs/quickstart.yaml", "seed=5")

@@ -473,7 +473,8 @@ class TestDump:
         assert load("again.yaml", RunConfig).value == config
 
     @given(
-        st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["no", "1e5", "0o7", "~", "1_0", "=", "<<"])
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.sampled_from(["\x85", "a\u2028b", "no", "1e5", "0o7", "~", "1_0", "=", "<<"])
     )
     @settings(max_examples=200, deadline=None)
     def test_any_text_survives(self, tmp_path_factory, text):
