@@ -120,6 +120,14 @@ def test_the_batch_does_not_depend_on_the_number_of_ranks(mixture: Mixture, rank
     assert {part.target_tokens for part in parts} == {12 * SEQ_LEN}
 
 
+def test_step_n_has_the_nth_stretch_of_samples(mixture: Mixture):
+    loader = Loader(mixture, 12)
+    for step in (1, 2, 1000):
+        np.testing.assert_array_equal(loader.samples(step), mixture.samples((step - 1) * 12, 12))
+        np.testing.assert_array_equal(loader.batch(step).tokens, mixture.read(loader.samples(step)))
+        assert loader.batch(step).samples_digest == samples_digest(loader.samples(step))
+
+
 def test_reading_ahead_gives_the_same_batches_from_any_step(mixture: Mixture):
     loader = Loader(mixture, 8, rank=1, ranks=2)
     for first in (1, 9):

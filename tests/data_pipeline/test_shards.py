@@ -293,6 +293,15 @@ def test_a_killed_writer_leaves_no_shard_set(corpus: Path, tokenizer: Tokenizer,
     assert len(names(tmp_path)) == 5
 
 
+def test_a_writer_killed_while_it_replaces_an_older_set_leaves_none(
+    shards: ShardSet, corpus: Path, tokenizer, tmp_path
+):
+    arguments = [str(shards.prefix), str(corpus), str(save(tokenizer, tmp_path / "tokenizer")), "committing"]
+    subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False)
+    with pytest.raises(DataError, match="no shard set"):
+        ShardSet.open(shards.prefix)
+
+
 def test_a_full_disk_is_a_sentence(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
     """A file size limit stands in for the full disk: the same OSError from the same write."""
     code = (
