@@ -11,6 +11,10 @@ from data_pipeline.errors import DataError
 from data_pipeline.mixture.mixture import Mixture, samples_digest
 
 
+_SAMPLES_PLANNED = 4096
+"""Samples computed at once: numpy's cost per call is then spread over many small steps."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one rank needs of one step."""
@@ -38,10 +42,19 @@ class Loader:
         self.mixture, self.global_batch_size = mixture, global_batch_size
         share = global_batch_size // ranks
         self._mine = slice(rank * share, (rank + 1) * share)
+        self._steps_planned = max(1, _SAMPLES_PLANNED // global_batch_size)
+        self._plan = (-1, np.empty((0, 2), np.int64))
 
     def samples(self, step: int) -> np.ndarray:
         """Return the global samples of a step, int64 [global_batch_size, 2]: (source, window)."""
-        return self.mixture.samples((step - 1) * self.global_batch_size, self.global_batch_size)
+        number, within = divmod(step - 1, self._steps_planned)
+        planned, samples = self._plan
+        if planned != number:
+            count = self._steps_planned * self.global_batch_size
+            samples = self.mixture.samples(number * count, count)
+            samples.setflags(write=False)
+            self._plan = (number, samples)
+        return samples[within * self.global_batch_size :][: self.global_batch_size]
 
     def batch(self, step: int) -> Batch:
         """Return this rank's part of a step."""

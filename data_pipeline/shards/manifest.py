@@ -1,6 +1,9 @@
 """What a shard set is, on one page of JSON: written last, believed first."""
 
+import contextlib
+import gc
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -115,7 +118,8 @@ def read_manifest(prefix: str | Path) -> Manifest:
     """Read PREFIX.manifest.json. DataError when it is missing, damaged, or of another version."""
     path = manifest_path(prefix)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        with _garbage_collection_paused():
+            return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(
             f"no shard set at {prefix}: cannot read {path} ({error.strerror}).{_hint(path)} "
@@ -125,6 +129,18 @@ def read_manifest(prefix: str | Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"{path} is damaged or of another version: {where}: {first['msg']}; write it again.") from error
+
+
+@contextlib.contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Ten thousand shards are forty thousand objects, none of them garbage: searching them again and again is slow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _hint(path: Path) -> str:

@@ -297,7 +297,8 @@ def test_a_writer_killed_while_it_replaces_an_older_set_leaves_none(
     shards: ShardSet, corpus: Path, tokenizer, tmp_path
 ):
     arguments = [str(shards.prefix), str(corpus), str(save(tokenizer, tmp_path / "tokenizer")), "committing"]
-    subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="no shard set"):
         ShardSet.open(shards.prefix)
 
