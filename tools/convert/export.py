@@ -1,0 +1,148 @@
+"""Export a trained model and prove it: what stands in the end has been read back by software we did not write."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from data_pipeline.tokenizer import Tokenizer
+from launcher.errors import CheckFailed, UserError
+from megamodel.checkpoint.folder import sync_folder
+from megamodel.config import ModelConfig
+from megamodel.families import family_of
+from tools.convert.check_hf import Check
+from tools.convert.hf_read import CONFIG
+from tools.convert.hf_write import hf_bytes, write_hf
+from tools.convert.reference import make_reference, write_reference
+from tools.convert.source import Source, build_model, open_source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Types that weights can be exported in."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: where, of what, as which family, and every comparison that it passed."""
+
+    out: Path
+    source: str
+    family: str
+    dtype: str
+    bytes: int
+    transformers: str
+    checks: list[Check]
+    notes: list[str]
+
+
+def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float32", force: bool = False) -> Exported:
+    """Write a run's model as a Hugging Face folder, and have transformers confirm its logits in another process.
+
+    The folder appears under its name only when every check has passed; otherwise CheckFailed, and nothing is left.
+    With bfloat16 the logits compared are those of the rounded weights, computed in fp32 on both sides.
+    """
+    _check_can_start(out, force)
+    source = open_source(run, step)
+    family = family_of(source.config)
+    config, weights, notes = _trim(source, Tokenizer.load(source.tokenizer))
+    weights = {name: tensor.to(DTYPES[dtype]) for name, tensor in weights.items()}
+    size = hf_bytes(weights, DTYPES[dtype])
+    _check_space(out.parent, size)
+    with _aside(out) as folder:
+        write_hf(folder, config, weights, source.tokenizer)
+        version, checks = _verify(folder, config, weights, source)
+        _put_in_place(folder, out)
+    return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes)
+
+
+def _check_can_start(out: Path, force: bool) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(
+            "an export is proved by transformers, which is not installed here: pip install 'megamodel[transformers]'"
+        )
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
+        raise UserError(f"{out} exists already; give another folder, or --force to replace it.")
+    if not (out / CONFIG).is_file():
+        raise UserError(f"{out} is no export (it has no {CONFIG}), so --force does not replace it; remove it yourself.")
+
+
+def _trim(source: Source, tokenizer: Tokenizer) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
+    """Drop the vocabulary's rows beyond the tokenizer: they are padding, and readers would let them be sampled."""
+    rows, tokens = source.config.vocab_size, tokenizer.vocab_size
+    if tokens > rows:
+        raise UserError(
+            f"{source.tokenizer} has {tokens} tokens, the model only {rows}: it is not this model's tokenizer."
+        )
+    if tokens == rows:
+        return source.config, source.weights, []
+    tables = ("embed_tokens.weight", "lm_head.weight")
+    weights = {name: t[:tokens] if name in tables else t for name, t in source.weights.items()}
+    note = f"the vocabulary is cut from {rows} rows to the tokenizer's {tokens}: the others were padding"
+    return source.config.model_copy(update={"vocab_size": tokens}), weights, [note]
+
+
+def _check_space(parent: Path, size: int) -> None:
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
+    if free < size * 1.05 + 2**24:
+        raise UserError(
+            f"{parent}: the export takes {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room there."
+        )
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone afterwards unless it was moved into place, whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.writing-", dir=out.parent, ignore_cleanup_errors=True
+        ) as root:
+            folder = Path(root) / out.name
+            folder.mkdir()
+            yield folder
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{out} cannot be written: {error}. Nothing was left behind.") from error
+
+
+def _verify(folder: Path, config: ModelConfig, weights: dict[str, Tensor], source: Source) -> tuple[str, list[Check]]:
+    """Version of transformers and its findings; CheckFailed names the first that disagrees."""
+    reference = folder.parent / "reference.safetensors"
+    write_reference(reference, make_reference(build_model(config, weights), Tokenizer.load(source.tokenizer)))
+    # On the CPU, where fp32 is fp32: a GPU may round its products to tf32.
+    command = [sys.executable, "-P", "-m", "tools.convert.check_hf", str(folder), "--reference", str(reference)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise CheckFailed(f"{source.name}: the checking process broke off, so nothing was exported: {reason}") from None
+    checks = [Check(**check) for check in answer["checks"]]
+    for check in checks:
+        if not check.ok:
+            raise CheckFailed(
+                f"{source.name}: transformers {answer['transformers']} disagrees, so nothing was exported: "
+                f"{check.name}: {check.problem}. This is a fault in megamodel's conversion; please report it."
+            )
+    return answer["transformers"], checks
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Rename into place; a folder that stood there moves aside first and goes with the temporary one."""
+    if out.exists():
+        out.rename(folder.parent / "replaced")
+    folder.rename(out)
+    sync_folder(out.parent)
