@@ -10,7 +10,6 @@ import numpy as np
 from data_pipeline.errors import DataError
 from data_pipeline.mixture.mixture import Mixture, samples_digest
 
-
 _SAMPLES_PLANNED = 4096
 """Samples computed at once: numpy's cost per call is then spread over many small steps."""
 
