@@ -1,5 +1,6 @@
 """The run's data: the training batches and the validation sequences, as this rank needs them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,10 @@ class ValidationSet:
     """Target tokens over all ranks."""
     text_bytes: int
     """Bytes of text that those targets stand for, over all ranks."""
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Mean nats a target token as bits a byte of text: comparable between tokenizers."""
+        return loss * self.target_tokens / math.log(2) / max(1, self.text_bytes)
 
 
 def validation_set(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ValidationSet | None:

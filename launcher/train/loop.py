@@ -1,6 +1,5 @@
 """The training loop: take a batch, make a step, look now and then, save now and then."""
 
-import math
 import secrets
 import time
 from collections.abc import Iterator
@@ -19,15 +18,15 @@ from launcher.config import RunConfig
 from launcher.engines import Engine, build_engine
 from launcher.errors import CheckFailed
 from launcher.monitor.clock import Mark
-from launcher.monitor.console import ConsoleLines
+from launcher.monitor.console import ConsoleLines, short
 from launcher.monitor.events import EventLog
 from launcher.monitor.metrics import JsonLines, MetricsWriter, Sink, StepRecord, TensorBoard, pack
 from launcher.train.data import ValidationSet, data_order, open_mixture, to_micro_batches, train_loader, validation_set
 from launcher.train.run_folder import RunFolder, check_same_run, claim, find_start, write_start
 from launcher.train.schedule import lr_at
 from launcher.train.stop import StopSignal
+from megamodel import flops
 from megamodel.checkpoint import CheckpointWriter, Saved
-from megamodel.flops import flops_per_token, measured_matmul_flops, peak_flops
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,11 @@ class Trainer:
 
     def run(self) -> None:
         """Make the steps; leave the run saved and its metrics written."""
+        if self.step >= self.last_step:
+            self.metrics.close()
+            self._say(f"step {self.step} of {self.last_step}: this run is complete, there is nothing to train")
+            return
+        self._introduce()
         stop = StopSignal()
         batches = self.loader.batches(self.step + 1, self.last_step, self.config.data.prefetch_batches)
         try:
@@ -84,6 +88,26 @@ class Trainer:
             self.metrics.close()
         self.writer.wait()
         self.events.write("ended", step=self.step)
+
+    def _introduce(self) -> None:
+        """Say what is trained on what, and look at the untrained model."""
+        engine, train = self.config.engine, self.config.train
+        parameters = sum(parameter.numel() for parameter in self.engine.model.parameters())
+        tokens = train.global_batch_size * train.seq_len
+        self._say(
+            f"{short(parameters)} parameters; {engine.name} on {self.ranks.world_size} x {self.ranks.device.type}, "
+            f"{compute_dtype(engine, self.ranks.device)} compute; steps {self.step + 1} to {self.last_step} "
+            f"of {tokens:,} tokens; {flops.CONVENTION}"
+        )
+        if self.step == 0 and self.validation:
+            loss = validate(self.engine, self.validation, self.ranks)["validation_loss"].item()
+            bits = self.validation.bits_per_byte(loss)
+            self.events.write("validated", step=0, validation_loss=loss, validation_bits_per_byte=bits)
+            self._say(f"untrained: validation {loss:.4f} ({bits:.3f} bits/byte)")
+
+    def _say(self, text: str) -> None:
+        if self.ranks.first:
+            print(text, flush=True)
 
     def _loop(self, batches: Iterator[Batch], stop: StopSignal) -> None:
         while self.step < self.last_step:
@@ -166,8 +190,7 @@ class Trainer:
         line["tokens_per_second"] = round(tokens / seconds, 1)
         line |= self.rates.shares(tokens / seconds)
         if self.validation and "validation_loss" in line:
-            nats = line["validation_loss"] * self.validation.target_tokens
-            line["validation_bits_per_byte"] = nats / math.log(2) / max(1, self.validation.text_bytes)
+            line["validation_bits_per_byte"] = self.validation.bits_per_byte(line["validation_loss"])
 
 
 def validate(engine: Engine, validation: ValidationSet, ranks: Ranks) -> dict[str, Tensor]:
@@ -191,11 +214,11 @@ class _Rates:
     @classmethod
     def measure(cls, config: RunConfig, ranks: Ranks) -> "_Rates":
         dtype = compute_dtype(config.engine, ranks.device)
-        peak = peak_flops(ranks.device, dtype)
+        peak = flops.peak_flops(ranks.device, dtype)
         return cls(
-            flops_per_token(config.model, config.train.seq_len),
+            flops.flops_per_token(config.model, config.train.seq_len),
             peak * ranks.world_size if peak else None,
-            measured_matmul_flops(ranks.device, dtype) * ranks.world_size,
+            flops.measured_matmul_flops(ranks.device, dtype) * ranks.world_size,
         )
 
     def shares(self, tokens_per_second: float) -> dict[str, float | None]:

@@ -124,9 +124,9 @@ _SETTINGS = {
 
 def write_start(folder: RunFolder, config: RunConfig, start_step: int, events: EventLog) -> None:
     """Bring the folder to the state of `start_step`: config and tokenizer stored, metrics of lost steps dropped."""
-    text, previous = dump(config), folder.config.read_text() if folder.config.exists() else None
-    if previous is not None and previous != text:
-        events.write("config_changed", previous=previous)
+    text = dump(config)
+    if folder.config.exists() and (changes := _changes(load_config(folder.path), config)):
+        events.write("config_changed", changes=changes)
     aside = folder.config.with_name("config.yaml.part")
     aside.write_text(text)
     aside.rename(folder.config)
@@ -137,3 +137,16 @@ def write_start(folder: RunFolder, config: RunConfig, start_step: int, events: E
         copy.rename(folder.tokenizer)
     lost = rewind(folder.metrics, start_step)
     events.write("resumed" if start_step else "started", step=start_step, steps_lost=lost)
+
+
+def _changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """Dotted names of the settings that differ, each with its old and new value."""
+    old, new = (_flat(config.model_dump(mode="json")) for config in (before, after))
+    return {name: [old.get(name), new.get(name)] for name in old | new if old.get(name) != new.get(name)}
+
+
+def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in group.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,5 +1,6 @@
 """From a command line to a running rank, or to several."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     loaded = load(path, RunConfig, overrides)
     config = loaded.value
     if is_rank():
+        if int(os.environ.get("RANK", 0)) == 0:  # all ranks would find the same
+            require(loaded, int(os.environ.get("WORLD_SIZE", 1)))
         return train_as_rank(config)
     ranks = config.engine.ranks or default_ranks(config.engine)
     for note in require(loaded, ranks):

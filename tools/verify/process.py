@@ -41,7 +41,7 @@ class TrainingProcess:
             raise CheckFailed(f"training ended with exit code {code}; the end of {self.log}:\n{tail}")
 
     def kill_at(self, step: int, chance: random.Random) -> int | None:
-        """SIGKILL the command or one of its ranks shortly after `step`; return the last step written, None if none was."""
+        """SIGKILL the command or one of its ranks soon after `step`; return the last step written, None if none was."""
         while self.last_step() < step:
             if self.process.poll() is not None:
                 self.wait()
