@@ -1,7 +1,114 @@
-"""The bench command (being built)."""
+"""`megamodel bench ...`: what this machine does, measured so that whoever reads the number can measure it again."""
+
+import json
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of a run, such as configs/runs/quickstart.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Opponent(StrEnum):
+    """What a step can be measured against."""
+
+    TRANSFORMERS = "transformers"
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    sub = typer.Typer(no_args_is_help=True, help="Measure one step, or the loader.")
+    sub.command("step")(step)
+    sub.command("loader")(loader)
+    app.add_typer(sub, name="bench")
+
+
+def step(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    against: Annotated[Opponent | None, typer.Option(help="Measure this beside it, in the same run.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps to take the median of.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens/s, MFU and share of this device's matmul rate of one rank's optimizer step, on random tokens."""
+    from launcher.config import RunConfig
+    from launcher.yaml_config import load
+    from tools.bench.step import measure_step
+
+    result = measure_step(load(config, RunConfig, overrides or []).value, rounds, against is not None)
+    options = ["--against", against.value] if against else []
+    result["command"] = _command("step", config, overrides, *options, "--rounds", str(rounds))
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _print(_step_rows(result), result["command"])
+
+
+def loader(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw batches.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens/s that one process reads from the run's shards, warm, by the loader that training uses."""
+    from launcher.config import RunConfig
+    from launcher.yaml_config import load
+    from tools.bench.loader import measure_loader
+    from tools.inspect.batch import open_mixture
+
+    result = measure_loader(open_mixture(load(config, RunConfig, overrides or []).value), seconds=seconds)
+    result["command"] = _command("loader", config, overrides, "--seconds", str(seconds))
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _print(_loader_rows(result), result["command"])
+
+
+def _command(name: str, config: Path, overrides: list[str] | None, *options: str) -> str:
+    return shlex.join(["megamodel", "bench", name, str(config), *(overrides or []), *options])
+
+
+def _step_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    mfu = f"{result['mfu']:.1%}" if result["mfu"] is not None else "no published peak for this device and type"
+    sequences = f"{result['micro_batches']} x {result['micro_batch_size']} sequences of {result['seq_len']} tokens"
+    rows = [
+        ("measured on", f"{result['device']}, {result['cpu_threads']} CPU threads, {result['dtype']}"),
+        ("one step", f"{sequences}, forward, backward, clip, AdamW; median of {result['rounds']}"),
+        ("time", f"{result['milliseconds_per_step']:.1f} ms"),
+        ("throughput", f"{result['tokens_per_second']:,.0f} tokens/s"),
+        ("arithmetic", f"{result['achieved_flops'] / 1e9:,.1f} GFLOP/s ({result['convention']})"),
+        ("MFU", mfu),
+        ("measured matmul rate", f"{result['matmul_flops'] / 1e9:,.1f} GFLOP/s"),
+        ("share of it", f"{result['share_of_matmul']:.1%}"),
+    ]
+    if theirs := result.get("transformers"):
+        rows += [
+            (f"transformers {theirs['version']}", f"{theirs['milliseconds_per_step']:.1f} ms, same weights and tokens"),
+            ("their time / ours", f"{theirs['their_time_over_ours']:.3f}"),
+            ("losses agree to", f"{theirs['largest_loss_difference']:.1e} of their value"),
+        ]
+    return rows
+
+
+def _loader_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("one batch", f"{result['global_batch_size']} sequences of {result['seq_len']} tokens"),
+        ("sources", ", ".join(result["sources"])),
+        ("throughput", f"{result['tokens_per_second']:,.0f} tokens/s in one process, warm"),
+        ("time for a batch", f"{result['milliseconds_per_batch']:.3f} ms over {result['batches']} batches"),
+    ]
+
+
+def _print(rows: list[tuple[str, str]], command: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    typer.echo(f"again: {command}")
