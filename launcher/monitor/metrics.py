@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from launcher.monitor.clock import Mark
-from launcher.monitor.events import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -135,19 +134,6 @@ class TensorBoard:
     def close(self) -> None:
         """Write out what is buffered."""
         self._writer.close()
-
-
-def rewind(path: Path, step: int) -> int:
-    """Drop the lines after `step`, which a killed process wrote and this one will write again; return how many."""
-    lines = read_json_lines(path)
-    kept = [line for line in lines if line.get("step", 0) <= step]
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    return len(lines) - len(kept)
 
 
 def pack(values: dict[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:

@@ -26,12 +26,11 @@ def open_mixture(config: RunConfig, sources: list[SourceConfig], tokenizer_diges
 
 def data_order(config: RunConfig, mixture: Mixture) -> dict[str, Any]:
     """Everything that the samples of a step follow from; a change of it is another run."""
-    weight = {str(source.path): source.weight for source in config.data.sources}
     return {
         "seed": config.seed,
         "seq_len": config.train.seq_len,
         "global_batch_size": config.train.global_batch_size,
-        "sources": [[shards.digest, weight[str(shards.prefix)]] for shards in mixture.sources],
+        "sources": [[shards.digest, weight] for shards, weight in zip(mixture.sources, mixture.weights, strict=True)],
     }
 
 

@@ -22,9 +22,10 @@ from launcher.monitor.console import ConsoleLines, short
 from launcher.monitor.events import EventLog
 from launcher.monitor.metrics import JsonLines, MetricsWriter, Sink, StepRecord, TensorBoard, pack
 from launcher.train.data import ValidationSet, data_order, open_mixture, to_micro_batches, train_loader, validation_set
-from launcher.train.run_folder import RunFolder, check_same_run, claim, find_start, write_start
+from launcher.train.run_folder import RunFolder
 from launcher.train.schedule import lr_at
 from launcher.train.stop import StopSignal
+from launcher.train.takeover import check_same_run, claim, find_start, write_start
 from megamodel import flops
 from megamodel.checkpoint import CheckpointWriter, Saved
 
