@@ -27,7 +27,7 @@ from data_pipeline.shards.manifest import (
 from data_pipeline.shards.megatron import LONGEST, encode_index
 from data_pipeline.tokenizer import Tokenizer
 
-TOKENS_PER_SHARD = 2**30
+TOKENS_PER_SHARD = 2**31
 _BUFFER = 1 << 20
 _ROW = struct.Struct("<IQQQ")  # one row of PROVENANCE
 
