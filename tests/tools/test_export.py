@@ -93,6 +93,7 @@ MISTAKES = {
     "rotary layout": ("llama", interleaved),
     "gate and up": ("llama", lambda w: swapped(w, "gate_proj", "up_proj")),
     "a prefix": ("llama", lambda w: {n.replace("model.", "_orig_mod.model."): t for n, t in w.items()}),
+    "a stray tensor": ("llama", lambda w: w | {"model.layers.0.extra.weight": torch.ones(3)}),
     "a missing layer norm": ("llama", lambda w: {n: t for n, t in w.items() if "0.input_layernorm" not in n}),
     "a matrix not transposed": ("gpt2", not_transposed),
     "key and value": ("gpt2", key_for_value),
@@ -173,12 +174,14 @@ def test_what_stands_there_is_not_overwritten(trained: Trained, tmp_path: Path) 
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("mine")
-    with pytest.raises(UserError, match="--force"):
+    with pytest.raises(UserError, match="exists already"):
         export_hf(trained("gpt2"), out)
     with pytest.raises(UserError, match="is no export"):
         export_hf(trained("gpt2"), out, force=True)
     assert (out / "precious").read_text() == "mine"
     (out / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="exists already"):
+        export_hf(trained("gpt2"), out)
     export_hf(trained("gpt2"), out, force=True)
     assert not (out / "precious").exists() and open_source(out)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,9 +23,9 @@ from megamodel.config import ModelConfig
 from megamodel.families import family_of
 from tools.convert.check_hf import Check
 from tools.convert.hf_read import CONFIG
-from tools.convert.hf_write import hf_bytes, write_hf
+from tools.convert.hf_write import write_hf
 from tools.convert.reference import make_reference, write_reference
-from tools.convert.source import Source, build_model, open_source
+from tools.convert.source import Source, open_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types that weights can be exported in."""
@@ -54,13 +54,13 @@ def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float
     _check_can_start(out, force)
     source = open_source(run, step)
     family = family_of(source.config)
+    source = replace(source, weights={name: t.to(DTYPES[dtype]) for name, t in source.weights.items()})
     config, weights, notes = _trim(source, Tokenizer.load(source.tokenizer))
-    weights = {name: tensor.to(DTYPES[dtype]) for name, tensor in weights.items()}
-    size = hf_bytes(weights, DTYPES[dtype])
+    size = sum(tensor.nbytes for tensor in weights.values())
     _check_space(out.parent, size)
     with _aside(out) as folder:
         write_hf(folder, config, weights, source.tokenizer)
-        version, checks = _verify(folder, config, weights, source)
+        version, checks = _verify(folder, source)
         _put_in_place(folder, out)
     return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes)
 
@@ -116,10 +116,10 @@ def _aside(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} cannot be written: {error}. Nothing was left behind.") from error
 
 
-def _verify(folder: Path, config: ModelConfig, weights: dict[str, Tensor], source: Source) -> tuple[str, list[Check]]:
+def _verify(folder: Path, source: Source) -> tuple[str, list[Check]]:
     """Version of transformers and its findings; CheckFailed names the first that disagrees."""
     reference = folder.parent / "reference.safetensors"
-    write_reference(reference, make_reference(build_model(config, weights), Tokenizer.load(source.tokenizer)))
+    write_reference(reference, make_reference(source.build(), Tokenizer.load(source.tokenizer)))
     # On the CPU, where fp32 is fp32: a GPU may round its products to tf32.
     command = [sys.executable, "-P", "-m", "tools.convert.check_hf", str(folder), "--reference", str(reference)]
     done = subprocess.run(

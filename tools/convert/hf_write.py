@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -88,8 +87,3 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def hf_bytes(weights: Mapping[str, Tensor], dtype: torch.dtype) -> int:
-    """Bytes that the weights will take on the disk."""
-    return sum(tensor.numel() for tensor in weights.values()) * dtype.itemsize

@@ -26,16 +26,17 @@ TEXTS = (
 
 
 def make_reference(model: GPT, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """Prompts of random ids over the whole vocabulary with our logits at up to 64 positions, and the texts' ids."""
-    config = model.config
+    """Prompts of random ids with our logits at up to 64 positions, over the tokenizer's vocabulary; the texts' ids."""
+    longest, tokens = model.config.max_position_embeddings, tokenizer.vocab_size
     generator = torch.Generator().manual_seed(0)
     tensors = {"eos": torch.tensor([tokenizer.eos_id])}
-    for length in sorted({min(n, config.max_position_embeddings) for n in PROMPT_LENGTHS}):
-        ids = torch.randint(config.vocab_size, (length,), generator=generator)
+    for length in sorted({min(n, longest) for n in PROMPT_LENGTHS}):
+        ids = torch.randint(tokens, (length,), generator=generator)
         positions = torch.linspace(0, length - 1, min(length, _COMPARED_POSITIONS)).round().long()
         with torch.no_grad():
-            logits = model(ids[None])[0, positions]
-        tensors |= {f"prompt/{length}/ids": ids, f"prompt/{length}/at": positions, f"prompt/{length}/logits": logits}
+            logits = model(ids[None])[0, positions, :tokens]
+        prompt = f"prompt/{length:06d}"  # the file keeps names sorted
+        tensors |= {f"{prompt}/ids": ids, f"{prompt}/at": positions, f"{prompt}/logits": logits}
     for number, ids_of_text in enumerate(tokenizer.encode_batch(list(TEXTS))):
         tensors[f"text/{number}"] = torch.from_numpy(ids_of_text).long()
     return tensors

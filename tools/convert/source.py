@@ -27,17 +27,13 @@ class Source:
     """What a reader should know: newer checkpoints that are damaged, say."""
 
     def build(self, device: torch.device | str = "cpu") -> GPT:
-        """The decoder with these weights in fp32, ready for inference."""
-        return build_model(self.config, self.weights, device)
-
-
-def build_model(config: ModelConfig, weights: dict[str, Tensor], device: torch.device | str = "cpu") -> GPT:
-    """A decoder in fp32 with the weights; ModelError when they are not of this configuration."""
-    with torch.device("meta"):
-        model = GPT(config)
-    _check_fit(model, weights)
-    model.load_state_dict({name: tensor.to(device, torch.float32) for name, tensor in weights.items()}, assign=True)
-    return model.requires_grad_(False).eval()
+        """The decoder in fp32, ready for inference; ModelError when the weights are not of this configuration."""
+        with torch.device("meta"):
+            model = GPT(self.config)
+        _check_fit(model, self.weights)
+        weights = {name: tensor.to(device, torch.float32) for name, tensor in self.weights.items()}
+        model.load_state_dict(weights, assign=True)
+        return model.requires_grad_(False).eval()
 
 
 def open_source(path: Path, step: int | None = None) -> Source:
