@@ -1,5 +1,8 @@
 """`megamodel quickstart`: the whole way on the sample corpus, on this machine."""
 
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,10 +49,7 @@ def quickstart(
 
 
 def _stage(number: int, what: str, config: Path | None = None) -> None:
-    from rich.console import Console
-
-    where = f" ({config})" if config else ""
-    Console(highlight=False).rule(f"{number}/4 {what}{where}", align="left")
+    print(f"\n== {number}/4 {what}" + (f" ({config})" if config else ""), flush=True)
 
 
 def _prepare() -> None:
@@ -66,14 +66,16 @@ def _export(run: Path, out: Path) -> str:
     from tools.convert.export import export_hf
 
     exported = export_hf(run, out, force=True)
-    passed = ", ".join(check.name for check in exported.checks)
-    print(f"{out}: {exported.bytes / 1e6:.1f} MB, agrees with transformers {exported.transformers} in {passed}")
+    worst = max(check.difference or 0.0 for check in exported.checks)
+    print(
+        f"{out}: {exported.bytes / 1e6:.1f} MB; {len(exported.checks)} checks with transformers "
+        f"{exported.transformers} agree, the largest difference of a logit is {worst:.1e}"
+    )
     return f"verified with transformers {exported.transformers}"
 
 
 def _generate(export: Path) -> None:
-    from tools.generate.run import generate
-
+    from tools.generate.generate import generate
     from tools.generate.sampling import Sampling
 
     text = generate(export, _PROMPT, 48, Sampling(temperature=0.8, top_k=40), seed=0).text
@@ -82,10 +84,6 @@ def _generate(export: Path) -> None:
 
 def _summary(config: "RunConfig", export: Path, report: str, seconds: float) -> None:
     """One screen: what was learned, how fast, where it lies, what to try next."""
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.text import Text
-
     from launcher.monitor.console import clock, short
 
     before, after = _validations(config.run_dir)
@@ -106,14 +104,20 @@ def _summary(config: "RunConfig", export: Path, report: str, seconds: float) -> 
         ("data", f"{config.data.sources[0].path.parent}"),
         ("export", f"{export}  ({report})"),
     ]
-    body = "\n".join(f"{name:<12}{value}" for name, value in lines)
+    program = _program()
     tries = [
-        f'megamodel generate {export} --prompt "{_PROMPT}"',
-        f"megamodel inspect batch {config.run_dir} --step {steps[-1]['step'] // 2}",
-        f"megamodel verify resume {_RUN} train.stop_at_step=40",
+        f'{program} generate {export} --prompt "{_PROMPT}"',
+        f"{program} inspect batch {config.run_dir} --step {steps[-1]['step'] // 2}",
+        f"{program} verify resume {_RUN} train.stop_at_step=40",
     ]
-    body += "\n\nTry next:\n" + "\n".join(f"  {command}" for command in tries)
-    Console(highlight=False).print(Panel(Text(body), title="megamodel quickstart"))
+    print("\n== what happened")
+    print("\n".join(f"{name:<12}{value}" for name, value in lines))
+    print("\nTry next:\n" + "\n".join(f"  {command}" for command in tries))
+
+
+def _program() -> str:
+    """The command as it can be typed here: by its name where the shell finds it, else by its path."""
+    return "megamodel" if shutil.which("megamodel") else os.path.relpath(sys.argv[0])
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

@@ -95,10 +95,11 @@ class Trainer:
         engine, train = self.config.engine, self.config.train
         parameters = sum(parameter.numel() for parameter in self.engine.model.parameters())
         tokens = train.global_batch_size * train.seq_len
+        dtype = str(compute_dtype(engine, self.ranks.device)).removeprefix("torch.")
         self._say(
             f"{short(parameters)} parameters; {engine.name} on {self.ranks.world_size} x {self.ranks.device.type}, "
-            f"{compute_dtype(engine, self.ranks.device)} compute; steps {self.step + 1} to {self.last_step} "
-            f"of {tokens:,} tokens; {flops.CONVENTION}"
+            f"{dtype} compute; steps {self.step + 1} to "
+            f"{self.last_step} of {tokens:,} tokens; {flops.CONVENTION}"
         )
         if self.step == 0 and self.validation:
             loss = validate(self.engine, self.validation, self.ranks)["validation_loss"].item()
