@@ -33,6 +33,7 @@ def test_transformers_confirms_the_export(name: str, exported: Callable[[str], E
     assert {check.name for check in done.checks} >= {"names and shapes", "tokenizer", "logits of a prompt of 64 tokens"}
     assert all(check.ok for check in done.checks)
     assert not any("writing" in p.name for p in done.out.parent.iterdir()), "nothing else is left"
+    assert len({path.stat().st_mode for path in done.out.iterdir()}) == 1, "all files are as readable as each other"
     written = json.loads((done.out / "config.json").read_text())
     assert written["vocab_size"] == 320 and written["dtype"] == written["torch_dtype"] == "float32"
     assert any("cut from 384 rows" in note for note in done.notes) == (name == "llama")

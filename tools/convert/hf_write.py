@@ -56,6 +56,8 @@ def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     )
     for file, names in zip(files, shards, strict=True):
         save_file({name: tensors[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        # safetensors makes its files private; these are for whoever may read the folder.
+        (folder / file).chmod((folder / CONFIG).stat().st_mode & 0o777)
         _sync(folder / file)
     if len(shards) > 1:
         totals = {
