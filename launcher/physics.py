@@ -184,6 +184,7 @@ def _sources(
         name = f"{setting}.{index}.path"
         try:
             shards = ShardSet.open(source.path)
+            shards.check_sizes()
         except DataError as error:
             yield _error(name, str(error))
             continue
