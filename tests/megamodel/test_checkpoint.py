@@ -96,7 +96,7 @@ def test_truncated_missing_and_foreign_files_are_named(checkpoint):
     path = checkpoint / "rank_00000.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert "truncated" in verify_checkpoint(checkpoint)[0]
+    assert "was truncated" in verify_checkpoint(checkpoint)[0]
     path.unlink()
     assert verify_checkpoint(checkpoint) == [f"{path}: missing"]
     path.write_bytes(content)
