@@ -26,8 +26,10 @@ class StepRecord:
     step: int
     started: Mark
     ended: Mark
+    ready: Mark
+    """From here on `values` may be read."""
     values: Tensor
-    """fp32 [n] on the device, by the names in `names`."""
+    """fp32 [n] on the host, by the names in `names`; a copy from the device may still be under way."""
     names: tuple[str, ...]
     fields: dict[str, Any]
     """What is known on the host already."""
@@ -88,6 +90,7 @@ class MetricsWriter:
 
     def _write(self, record: StepRecord) -> None:
         seconds = record.ended.seconds_since(record.started)
+        record.ready.wait()
         values = dict(zip(record.names, record.values.tolist(), strict=True))
         if self.not_finite is None and not all(map(math.isfinite, values.values())):
             self.not_finite = record.step

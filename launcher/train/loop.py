@@ -137,7 +137,7 @@ class Trainer:
             values |= validate(self.engine, self.validation, self.ranks)
         vector, names = pack(values)
         fields = {"lr": lr, "samples_digest": batch.samples_digest, "data_seconds": round(data_seconds, 6)}
-        return StepRecord(self.step, started, ended, vector, names, fields)
+        return StepRecord(self.step, started, ended, Mark(self.ranks.device), vector, names, fields)
 
     def _check_health(self) -> None:
         self.writer.check()
