@@ -31,7 +31,7 @@ def step(
     config: ConfigFile,
     overrides: Overrides = None,
     against: Annotated[Opponent | None, typer.Option(help="Measure this beside it, in the same run.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Steps to take the median of.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps to take the median of.")] = 30,
     as_json: AsJson = False,
 ) -> None:
     """Tokens/s, MFU and share of this device's matmul rate of one rank's optimizer step, on random tokens."""

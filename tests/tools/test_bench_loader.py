@@ -11,6 +11,7 @@ from tools.bench.loader import measure_loader
 SAMPLE = Path(__file__).parents[2] / "data_pipeline" / "sample" / "zh.jsonl"
 
 
+@pytest.mark.slow  # a time, so not part of `make test`
 @pytest.mark.parametrize("seq_len", [256, 2048])
 def test_fifty_million_tokens_a_second(tmp_path: Path, seq_len: int):
     tokenize([SAMPLE], train_tokenizer_on([SAMPLE], 300), tmp_path / "set", tokens_per_shard=500_000)

@@ -80,6 +80,7 @@ def test_commands_print_what_makes_them_again(
         assert answer["seq_len"] == 16 and f"{answer['tokens_per_second']:,.0f}"
 
 
+@pytest.mark.slow  # a time, so not part of `make test`
 def test_the_quickstarts_step_is_no_slower_than_transformers() -> None:
     """Three attempts, since other programs on this machine disturb a measurement, though seldom for long."""
     config = config_of(ROOT / "configs" / "runs" / "quickstart.yaml")
