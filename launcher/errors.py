@@ -7,6 +7,11 @@ class UserError(Exception):
     exit_code = 2
 
 
+def os_error_sentence(error: OSError) -> str:
+    """An error of the operating system as what it concerns and why."""
+    return f"{error.filename or 'the operating system'}: {error.strerror or error}"
+
+
 class CheckFailed(UserError):
     """A check ran to its end and the answer is no: a mismatch, a broken file, a failed proof. Exit code 1."""
 

@@ -1,6 +1,7 @@
 """The entrance: `megamodel COMMAND ...` and `python -m launcher`. One module a command; this file only joins them."""
 
 import importlib
+import os
 import sys
 
 import typer
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from data_pipeline.errors import DataError
-from launcher.errors import UserError
+from launcher.errors import UserError, os_error_sentence
 from megamodel.errors import ModelError
 
 COMMANDS = ("config", "data", "train", "verify", "checkpoint", "inspect", "export", "generate", "bench", "quickstart")
@@ -34,10 +35,20 @@ def main() -> None:
     try:
         app()
     except (UserError, DataError, ModelError) as error:
-        Console(stderr=True).print(Text("error: ", style="bold red"), Text(str(error)), sep="", soft_wrap=True)
+        _tell(str(error))
         sys.exit(getattr(error, "exit_code", 2))
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _tell(os_error_sentence(error))
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _tell(message: str) -> None:
+    Console(stderr=True).print(Text("error: ", style="bold red"), Text(message), sep="", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cluster.rendezvous import RENDEZVOUS
+from launcher.cluster.rendezvous import LOST_OTHERS, RENDEZVOUS
 
 _SAME_REASON_SECONDS = 0.5
 
@@ -72,7 +72,8 @@ def _watch(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
         if any(codes):
             # Ranks that fail for the same reason do so together, and the first one says it on this terminal.
             time.sleep(_SAME_REASON_SECONDS)
-            return next(rank for rank, process in enumerate(processes) if process.poll())
+            failed = [rank for rank, process in enumerate(processes) if process.poll()]
+            return next((rank for rank in failed if processes[rank].returncode != LOST_OTHERS), failed[0])
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.05)

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from data_pipeline.errors import DataError
 from launcher.cluster.rendezvous import RENDEZVOUS
 from launcher.config import EngineConfig
-from launcher.errors import CheckFailed, UserError
+from launcher.errors import CheckFailed, UserError, os_error_sentence
 from megamodel.errors import ModelError
 
 T = TypeVar("T")
@@ -36,8 +37,10 @@ class Ranks:
         if self.first:
             try:
                 outcome[0] = (work(), None, 0)
-            except (UserError, ModelError) as error:
+            except (UserError, DataError, ModelError) as error:
                 outcome[0] = (None, str(error), getattr(error, "exit_code", 2))
+            except OSError as error:
+                outcome[0] = (None, os_error_sentence(error), 2)
         if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
         result, message, code = outcome[0]
@@ -90,6 +93,12 @@ def _connect(engine: EngineConfig, rank: int, world_size: int, device: torch.dev
         timeout=timedelta(seconds=engine.timeout_seconds),
         device_id=device if device.type == "cuda" else None,
     )
+
+
+def lost_others(error: RuntimeError) -> bool:
+    """True when a collective failed because another rank has gone or does not answer."""
+    signs = ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def leave() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from launcher.cluster.rendezvous import LOST_OTHERS
 from launcher.config import EngineConfig, RunConfig
-from launcher.errors import UserError
+from launcher.errors import UserError, os_error_sentence
 from launcher.physics import require
 from launcher.train.run_folder import RunFolder
 from launcher.yaml_config import load
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, DataError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 2)
+    except OSError as error:
+        print(f"error: {os_error_sentence(error)}", file=sys.stderr, flush=True)
+        return 2
 
 
 def run(path: Path, overrides: Sequence[str]) -> int:
@@ -56,7 +60,7 @@ def default_ranks(engine: EngineConfig) -> int:
 
 def train_as_rank(config: RunConfig) -> int:
     """Join the other ranks and train; a rank that fails says so under its number and returns the exit code."""
-    from launcher.cluster.ranks import join, leave
+    from launcher.cluster.ranks import join, leave, lost_others
     from launcher.train.loop import train
 
     ranks = join(config.engine)
@@ -67,6 +71,11 @@ def train_as_rank(config: RunConfig) -> int:
             raise
         print(f"rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 2)
+    except RuntimeError as error:
+        if not lost_others(error):
+            raise
+        print(f"rank {ranks.rank}: another rank has gone or does not answer: {error}", file=sys.stderr, flush=True)
+        return LOST_OTHERS
     finally:
         leave()
     return 0

@@ -1,30 +1,38 @@
 """Stopping at a signal, at the same step on every rank."""
 
 import signal
+import time
 
 import torch
 import torch.distributed as dist
+
+
+_SAME_SIGNAL_SECONDS = 3.0
 
 
 class StopSignal:
     """Turns SIGTERM and SIGINT on any rank into one decision of all ranks.
 
     Each step sums the ranks' flags in the background and the next step looks at the sum, so all ranks see the same
-    answer at the same step and none waits for it. A second signal ends the process at once.
+    answer at the same step and none waits for it. Another signal some seconds later ends the process at once; one soon
+    after is taken for the same, since a scheduler signals every process and the one that started this rank passes it on.
     """
 
     def __init__(self) -> None:
         self._received = torch.zeros((), dtype=torch.int32)
+        self._since = 0.0
         self._sum: torch.Tensor | None = None
         self._work: dist.Work | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self._received:
+        if self._received and time.monotonic() - self._since > _SAME_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._received.fill_(1)
+        if not self._received:
+            self._since = time.monotonic()
+            self._received.fill_(1)
 
     def agreed(self) -> bool:
         """True when some rank had received a signal by the previous call; the same on every rank."""

@@ -92,7 +92,8 @@ def test_sigterm_saves_and_ends_well(tiny_run, tmp_path, reference):
     process = start_training(tiny_run(), *FSDP)
     while not (run / "metrics.jsonl").exists() or len(metrics_of(run)) < 2:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    for pid in (process.pid, *_children(process.pid)):  # as a scheduler does: to every process
+        os.kill(pid, signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
     stopped = events_of(run, "stopped")
