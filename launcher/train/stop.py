@@ -6,7 +6,6 @@ import time
 import torch
 import torch.distributed as dist
 
-
 _SAME_SIGNAL_SECONDS = 3.0
 
 
@@ -14,8 +13,8 @@ class StopSignal:
     """Turns SIGTERM and SIGINT on any rank into one decision of all ranks.
 
     Each step sums the ranks' flags in the background and the next step looks at the sum, so all ranks see the same
-    answer at the same step and none waits for it. Another signal some seconds later ends the process at once; one soon
-    after is taken for the same, since a scheduler signals every process and the one that started this rank passes it on.
+    answer at the same step and none waits for it. Another signal some seconds later ends the process at once; one
+    soon after is the same one, since a scheduler signals every process and the one that started this rank passes it on.
     """
 
     def __init__(self) -> None:
