@@ -79,5 +79,6 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     for column in (columns := [c for c in rows[0] if c != "good"]):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(f"{row[c]:,}" if c == "bytes" and row[c] else str(row[c]) for c in columns))
+        shown = row | {"path": Path(row["path"]).name}
+        table.add_row(*(f"{row[c]:,}" if c == "bytes" and row[c] else str(shown[c]) for c in columns))
     Console().print(table)

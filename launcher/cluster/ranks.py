@@ -49,26 +49,8 @@ class Ranks:
         return result  # type: ignore[return-value]
 
 
-def is_rank() -> bool:
-    """True when a launcher (ours, torchrun, srun) started this process as one of several."""
-    return "RANK" in os.environ or _under_srun()
-
-
-def _under_srun() -> bool:
-    return "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ
-
-
-def _adopt_srun() -> None:
-    """Give srun's variables the names that torch.distributed reads."""
-    for ours, theirs in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
-        os.environ.setdefault(ours, os.environ[theirs])
-    os.environ.setdefault("MASTER_PORT", "29500")
-
-
 def join(engine: EngineConfig) -> Ranks:
     """Connect to the other ranks and choose the device. The engine `single` connects to nobody."""
-    if "RANK" not in os.environ and _under_srun():
-        _adopt_srun()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(engine, int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda":

@@ -1,7 +1,21 @@
-"""What the process that starts ranks and the ranks agree on."""
+"""What the process that starts ranks and the ranks agree on. Light to import."""
+
+import os
 
 RENDEZVOUS = "MEGAMODEL_RENDEZVOUS"
 """Environment variable with torch's init method; without it torchrun's own variables count."""
 
 LOST_OTHERS = 75
 """Exit code of a rank that ends because another one is gone: not the one to blame (EX_TEMPFAIL of sysexits.h)."""
+
+
+def is_rank() -> bool:
+    """True when a launcher (ours, torchrun, srun) started this process as one of several.
+
+    srun's variables get the names that torch.distributed reads; MASTER_ADDR must be set, to the first node's name.
+    """
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
+        for name, slurm in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS"), ("LOCAL_RANK", "SLURM_LOCALID")):
+            os.environ[name] = os.environ[slurm]
+        os.environ.setdefault("MASTER_PORT", "29500")
+    return "RANK" in os.environ

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from launcher.cluster.rendezvous import LOST_OTHERS
+from launcher.cluster.rendezvous import LOST_OTHERS, is_rank
 from launcher.config import EngineConfig, RunConfig
 from launcher.errors import UserError, os_error_sentence
 from launcher.physics import require
@@ -31,8 +31,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(path: Path, overrides: Sequence[str]) -> int:
     """Be a rank where a launcher made this process one; else start as many ranks as the configuration wants."""
-    from launcher.cluster.ranks import is_rank
-
     loaded = load(path, RunConfig, overrides)
     config = loaded.value
     if is_rank():

@@ -1,6 +1,8 @@
 """Training as users start it: under torchrun, and with the mistakes they make."""
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -21,6 +23,22 @@ def test_torchrun_and_the_command_are_the_same_training(tiny_run, tmp_path):
         [(m["step"], m["loss"], m["samples_digest"]) for m in metrics_of(tmp_path / r)] for r in ("run", "torchrun")
     ]
     assert essence[0] == essence[1]
+
+
+def test_srun_starts_ranks(tiny_run, tmp_path):
+    """With the variables that srun sets for each task; a real Slurm is not needed to read them."""
+    config = tiny_run(engine={"name": "fsdp"})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tasks = []
+    for task in range(2):
+        slurm = {"SLURM_PROCID": str(task), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(task)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "launcher", "train", str(config)]
+        tasks.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **slurm, **meeting}))
+    assert [task.wait(120) for task in tasks] == [0, 0]
+    assert len(list((tmp_path / "run" / "checkpoints" / "step_00000020").glob("rank_*.safetensors"))) == 2
 
 
 def test_a_line_of_metrics_says_it_all(tiny_run, tmp_path):
