@@ -1,12 +1,12 @@
 """`data prepare`: from raw files to a tokenizer and shard sets for training and validation, in one go.
 
-Everything is made in OUT.partial/ and renamed to OUT at the end, so OUT is never half done. prepared.json in it says
-from what it was made; while that still holds, a second run has nothing to do.
+Everything is made in a hidden folder beside OUT and renamed to OUT at the end, so OUT is never half done. prepared.json
+in it says from what it was made; while that still holds, a second run has nothing to do.
 """
 
 import hashlib
 import json
-import shutil
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +17,17 @@ import tokenizers
 from data_pipeline.config import LoadTokenizer, PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.tokenize import reading, write_documents
-from data_pipeline.files import sync_folder, write_atomically
+from data_pipeline.files import folder_aside, sync_folder, write_atomically
 from data_pipeline.read import Document, expand
 from data_pipeline.shards import Manifest, ShardSet, ShardWriter, describe_sources
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
 
 STAMP = "prepared.json"
-_OURS = (STAMP, "tokenizer", "train", "validation")
+_OURS = re.compile(
+    rf"{re.escape(STAMP)}|tokenizer|tokenizer/tokenizer(_config)?\.json|(train|validation)"
+    r"(\.manifest\.json|_\d{5,}_(text_document\.(bin|idx)|documents\.npy))"
+)
+"""Every name in a folder that `prepare` made."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,18 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     stamp = _stamp(config, paths)
     if not force and _holds(config.out, stamp):
         return _opened(config.out, up_to_date=True)
-    _refuse_to_replace_others(config.out)
-    partial = config.out.with_name(config.out.name + ".partial")
+    out = config.out.resolve()
+    _refuse_inputs_inside(out, config, paths)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _make(config, paths, partial)
-        write_atomically(partial / STAMP, json.dumps(stamp, indent=1, ensure_ascii=False).encode())
-        _put_in_place(partial, config.out)
+        with folder_aside(out) as aside:
+            _refuse_to_replace_others(out)
+            new = aside / "new"
+            new.mkdir()
+            _make(config, paths, new)
+            write_atomically(new / STAMP, json.dumps(stamp, indent=1, ensure_ascii=False).encode())
+            _put_in_place(new, out)
     except OSError as error:
         raise DataError(f"cannot write {config.out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _opened(config.out, up_to_date=False)
 
 
@@ -151,20 +155,25 @@ def _refuse_to_replace_others(out: Path) -> None:
     """Only what an earlier `prepare` made may be replaced."""
     if not out.exists():
         return
-    others = [p.name for p in out.iterdir() if not p.name.startswith(_OURS)] if out.is_dir() else [out.name]
+    names = [str(path.relative_to(out)) for path in out.rglob("*")] if out.is_dir() else [out.name]
+    others = [name for name in names if not _OURS.fullmatch(name)] if STAMP in names else names
     if others:
         raise DataError(
-            f"{out} holds {others[0]}, which `data prepare` did not make; it replaces its folder whole: "
+            f"{out} holds {min(others)}, which `data prepare` did not make; it replaces its folder whole: "
             "choose another `out`."
         )
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Rename the finished folder to OUT; an older one steps aside first."""
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+def _refuse_inputs_inside(out: Path, config: PrepareConfig, paths: list[Path]) -> None:
+    tokenizer = [config.tokenizer.path] if isinstance(config.tokenizer, LoadTokenizer) else []
+    for path in [*paths, *tokenizer]:
+        if path.resolve().is_relative_to(out):
+            raise DataError(f"{path} lies inside {out}, the folder that is replaced whole: choose another `out`.")
+
+
+def _put_in_place(new: Path, out: Path) -> None:
+    """Rename the finished folder to OUT; an older one steps aside first, to where `folder_aside` would find it."""
     if out.exists():
-        out.replace(old)
-    partial.replace(out)
+        out.rename(new.with_name("old"))
+    new.rename(out)
     sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

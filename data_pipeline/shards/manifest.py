@@ -106,7 +106,16 @@ def describe_sources(paths: list[Path]) -> list[FileRecord]:
 
 def manifest_path(prefix: str | Path) -> Path:
     """PREFIX.manifest.json."""
-    return Path(f"{prefix}{SUFFIX}")
+    prefix = as_prefix(prefix)
+    return prefix.with_name(prefix.name + SUFFIX)
+
+
+def as_prefix(prefix: str | Path) -> Path:
+    """PREFIX, which may end in a slash or in .manifest.json. DataError when it has no name for files to start with."""
+    path = Path(str(prefix).removesuffix(SUFFIX))
+    if path.name in ("", ".."):
+        raise DataError(f"{str(prefix)!r} is no prefix of a shard set: give FOLDER/NAME, such as data/books.")
+    return path
 
 
 def write_manifest(prefix: Path, manifest: Manifest) -> None:

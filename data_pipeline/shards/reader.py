@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.read.document import hash_identity
-from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, read_manifest
+from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, as_prefix, read_manifest
 from data_pipeline.shards.megatron import Index, map_index
 
 _MAPPED_AT_ONCE = 256
@@ -69,7 +69,7 @@ class ShardSet:
     @classmethod
     def open(cls, prefix: str | Path) -> "ShardSet":
         """Open PREFIX (or PREFIX.manifest.json). DataError when there is no such set."""
-        prefix = Path(str(prefix).removesuffix(".manifest.json"))
+        prefix = as_prefix(prefix)
         return cls(prefix, read_manifest(prefix))
 
     def read(self, start: int, length: int) -> np.ndarray:

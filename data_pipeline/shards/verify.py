@@ -7,7 +7,15 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.files import sha256_of
-from data_pipeline.shards.manifest import FileRecord, Manifest, ShardRecord, content_digest, dtype_for, read_manifest
+from data_pipeline.shards.manifest import (
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    as_prefix,
+    content_digest,
+    dtype_for,
+    read_manifest,
+)
 from data_pipeline.shards.megatron import map_index
 
 _CHUNK = 1 << 24
@@ -18,7 +26,7 @@ def verify(prefix: str | Path, advance: Callable[[int], object] = lambda size: N
 
     `advance` is told the bytes checked since its last call. DataError when there is no manifest to check against.
     """
-    prefix = Path(str(prefix).removesuffix(".manifest.json"))
+    prefix = as_prefix(prefix)
     manifest = read_manifest(prefix)
     problems = list(_manifest_problems(manifest, f"{prefix}.manifest.json"))
     for shard in manifest.shards:

@@ -1,9 +1,9 @@
 """Write a shard set in constant memory: tokens go straight to the disk, digested on the way."""
 
 import contextlib
+import glob
 import hashlib
 import os
-import shutil
 import struct
 from array import array
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.files import sync_folder
+from data_pipeline.files import folder_aside, sync_folder
 from data_pipeline.shards.manifest import (
     PROVENANCE,
     FileRecord,
     Manifest,
     ShardRecord,
+    as_prefix,
     content_digest,
     dtype_for,
     manifest_path,
@@ -96,8 +97,8 @@ class _Shard:
 class ShardWriter:
     """Writes PREFIX_00000_text_document.{bin,idx}, PREFIX_00000_documents.npy, ... and, last, PREFIX.manifest.json.
 
-    Everything is written into PREFIX.partial/ and renamed by `commit`. As a context manager it leaves nothing behind
-    when the block fails. Memory holds about 32 bytes a document of the current shard, never the tokens.
+    Everything is written into a hidden folder beside PREFIX and renamed by `commit`. As a context manager it leaves
+    nothing behind when the block fails. Memory holds about 32 bytes a document of the current shard, never the tokens.
     """
 
     def __init__(
@@ -110,20 +111,19 @@ class ShardWriter:
         id_field: str = "id",
     ) -> None:
         """Start a set. `sources` are the files that documents will name; the fields are kept to find records again."""
-        self.prefix = Path(prefix)
+        self.prefix = as_prefix(prefix)
         self._tokenizer, self._sources = tokenizer, sources
         self._file_numbers = {source.name: number for number, source in enumerate(sources)}
         self._tokens_per_shard = tokens_per_shard
         self._fields = {"text_field": text_field, "id_field": id_field}
         self._dtype = dtype_for(tokenizer.vocab_size)
         self._eos = np.array([tokenizer.eos_id])
-        self._folder = Path(f"{prefix}.partial")
+        self._aside = contextlib.ExitStack()
         self._shards: list[ShardRecord] = []
         self._current: _Shard | None = None
         self._text_bytes = self._num_empty = 0
         with self._explained():
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
+            self._folder = self._aside.enter_context(folder_aside(self.prefix))
 
     def __enter__(self) -> Self:
         return self
@@ -162,16 +162,16 @@ class ShardWriter:
             self._remove_older()
             for file in sorted(self._folder.iterdir()):
                 file.replace(self.prefix.parent / file.name)
-            self._folder.rmdir()
             sync_folder(self.prefix.parent)
         write_manifest(self.prefix, manifest)
+        self._aside.close()
         return manifest
 
     def abandon(self) -> None:
         """Remove what was written so far."""
         if self._current:
             self._current.tokens.abandon()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._aside.close()
 
     def _shard_with_room(self, count: int) -> _Shard:
         """Return the current shard, or a new one when `count` more tokens would not fit."""
@@ -207,7 +207,7 @@ class ShardWriter:
 
     def _remove_older(self) -> None:
         for pattern in ("_[0-9][0-9][0-9][0-9][0-9]_text_document.*", "_[0-9][0-9][0-9][0-9][0-9]_documents.npy"):
-            for file in self.prefix.parent.glob(self.prefix.name + pattern):
+            for file in self.prefix.parent.glob(glob.escape(self.prefix.name) + pattern):
                 file.unlink()
 
     @contextlib.contextmanager

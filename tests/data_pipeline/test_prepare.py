@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute import prepare
+from data_pipeline.files import folder_aside
 from data_pipeline.read import read_documents
 from data_pipeline.shards import ShardSet, verify
 from data_pipeline.tokenizer import Tokenizer
@@ -137,6 +139,81 @@ def test_a_folder_with_other_things_is_not_replaced(corpus: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"mine\.txt"):
         prepare(config(corpus, tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "tokenizer_notes.md", "validation.bin", "tokenizer/mine.json"])
+def test_a_name_that_resembles_ours_is_not_ours(corpus: Path, tmp_path: Path, name: str):
+    prepare(config(corpus, tmp_path / "out"))
+    (tmp_path / "out" / name).write_text("precious")
+    with pytest.raises(DataError, match=name):
+        prepare(config(corpus, tmp_path / "out"), force=True)
+    assert (tmp_path / "out" / name).read_text() == "precious"
+
+
+def test_what_others_made_under_our_names_is_not_ours(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path / "out/tokenizer")
+    with pytest.raises(DataError, match="out holds tokenizer, which"):
+        prepare(config(corpus, tmp_path / "out"))
+    assert Tokenizer.load(tmp_path / "out/tokenizer").digest == tokenizer.digest
+
+
+def test_an_input_inside_the_folder_is_refused(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
+    inside = tmp_path / "out" / "train.jsonl"
+    inside.parent.mkdir()
+    inside.write_bytes(corpus.read_bytes())
+    (tmp_path / "link.jsonl").symlink_to(inside)
+    for file in (inside, tmp_path / "link.jsonl"):
+        with pytest.raises(DataError, match="lies inside"):
+            prepare(config(file, tmp_path / "out"))
+    tokenizer.save(tmp_path / "out/tokenizer")
+    with pytest.raises(DataError, match="lies inside"):
+        prepare(config(corpus, tmp_path / "out", tokenizer={"kind": "load", "path": tmp_path / "out/tokenizer"}))
+    assert inside.read_bytes() == corpus.read_bytes()
+
+
+def test_folders_beside_it_stay(corpus: Path, tmp_path: Path):
+    prepare(config(corpus, tmp_path / "out"))
+    for name in ("out.old", "out.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("precious")
+    prepare(config(corpus, tmp_path / "out"), force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old", "out.partial"]
+    assert (tmp_path / "out.old/mine.txt").read_text() == (tmp_path / "out.partial/mine.txt").read_text() == "precious"
+
+
+def test_only_one_at_a_time(corpus: Path, tmp_path: Path):
+    with folder_aside(tmp_path / "out"), pytest.raises(DataError, match=r"another process is writing .*out"):
+        prepare(config(corpus, tmp_path / "out"))
+    assert not prepare(config(corpus, tmp_path / "out")).up_to_date
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_pipeline.config import PrepareConfig
+from data_pipeline.execute import prepare
+rename = Path.rename
+def dying(path, target):
+    if path.name == "new":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.rename = dying
+prepare(PrepareConfig.model_validate_json(sys.argv[1]), force=True)
+"""
+
+
+def test_a_kill_while_it_is_put_in_place_loses_nothing(corpus: Path, tmp_path: Path):
+    settings = config(corpus, tmp_path / "out")
+    prepare(settings)
+    before = contents(tmp_path / "out")
+    done = subprocess.run([sys.executable, "-c", KILLED, settings.model_dump_json()], check=False)
+    assert done.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("not json")
+    with pytest.raises(DataError, match=r"bad\.jsonl"):
+        prepare(config(bad, tmp_path / "out"))
+    assert contents(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "out"]
 
 
 def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -255,6 +255,29 @@ def test_an_older_set_is_replaced_only_when_told_to(shards: ShardSet, corpus: Pa
     assert verify(tmp_path / "set") == []
 
 
+def test_a_slash_after_the_prefix_is_nothing(shards: ShardSet, corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
+    before = names(tmp_path)
+    with pytest.raises(DataError, match="--force"):
+        tokenize([corpus], tokenizer, f"{shards.prefix}/")
+    assert names(tmp_path) == before
+    assert ShardSet.open(f"{shards.prefix}/").digest == shards.digest
+    for prefix in ("", ".", f"{tmp_path}/..", "/"):
+        with pytest.raises(DataError, match="no prefix"):
+            tokenize([corpus], tokenizer, prefix)
+
+
+def test_two_writers_of_one_set_are_refused_and_what_lies_beside_it_stays(corpus: Path, tokenizer, tmp_path: Path):
+    (tmp_path / "set.partial").mkdir()
+    arguments = (tmp_path / "set", tokenizer, describe_sources([corpus]))
+    with ShardWriter(*arguments) as writer:
+        with pytest.raises(DataError, match=r"another process is writing .*set"):
+            ShardWriter(*arguments)
+        writer.add(np.arange(300), 300, str(corpus), 0, 0, 0)
+        writer.commit()
+    assert verify(tmp_path / "set") == []
+    assert len(names(tmp_path)) == 5 and (tmp_path / "set.partial").is_dir()
+
+
 def test_empty_documents_are_left_out_and_counted(tokenizer: Tokenizer, tmp_path: Path):
     corpus = tmp_path / "some.jsonl"
     corpus.write_text('{"text": ""}\n{"text": "a"}\n{"text": ""}\n')
