@@ -1,13 +1,16 @@
 """What the schema cannot know: whether the settings fit each other, the ranks, the data and the disk."""
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from data_pipeline.errors import DataError
+from data_pipeline.mixture.blend import PERIOD, Blend
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
@@ -178,8 +181,10 @@ def _sources(
     config: RunConfig, setting: str, sources: list[SourceConfig], samples: int, digest: str | None
 ) -> Iterator[Problem]:
     """Each shard set: its tokenizer, and how often `samples` sequences of the mixture go through it."""
-    total = sum(source.weight for source in sources)
     seq_len = config.train.seq_len
+    counts = Blend([source.weight for source in sources]).counts(samples) if sources else []
+    names: dict[str, str] = {}
+    yield from _tiny_weights(setting, sources)
     for index, source in enumerate(sources):
         name = f"{setting}.{index}.path"
         try:
@@ -188,6 +193,11 @@ def _sources(
         except DataError as error:
             yield _error(name, str(error))
             continue
+        if names.setdefault(shards.digest, name) != name:
+            message = (
+                f"{source.path} holds the same tokens as {names[shards.digest]}; keep one, with the sum of weights"
+            )
+            yield _error(name, message)
         if digest is not None and shards.manifest.tokenizer_sha256 != digest:
             yield _error(name, _other_tokenizer(shards, source.path, config.data.tokenizer))
         windows = (shards.num_tokens - 1) // seq_len
@@ -197,8 +207,17 @@ def _sources(
             )
             yield _error(name, message)
             continue
-        epochs = samples * source.weight / total / windows
-        yield _note(name, f"{source.path} has {shards.num_tokens:,} tokens; {_times(epochs, setting)}")
+        times = _times(counts[index] / windows, setting)
+        yield _note(name, f"{source.path} has {shards.num_tokens:,} tokens; {times}")
+
+
+def _tiny_weights(setting: str, sources: list[SourceConfig]) -> Iterator[Problem]:
+    """Weights below the smallest share that the mixture can give."""
+    total = sum(Fraction(source.weight) for source in sources)
+    for index, source in enumerate(sources):
+        if source.weight * Fraction(PERIOD) < total:
+            message = f"{source.weight:g} is less than one in {PERIOD:,} samples; the source gives about that many"
+            yield _note(f"{setting}.{index}.weight", message)
 
 
 def _times(epochs: float, setting: str) -> str:
@@ -215,7 +234,29 @@ def _other_tokenizer(shards: ShardSet, path: Path, tokenizer: Path) -> str:
     )
 
 
+def _existing(path: Path) -> Path:
+    """The path itself or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(p for p in [path, *path.parents] if os.path.lexists(p))
+
+
+def _folder(setting: str, path: Path) -> Iterator[Problem]:
+    """A folder that is to be written is one, or can be made."""
+    there = _existing(path)
+    if not there.is_dir():
+        yield _error(setting, f"{there} is not a folder; choose another place or move it away")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield _error(setting, f"the folder {there} cannot be written; choose another place or change its permissions")
+
+
 def _disk(config: RunConfig) -> Iterator[Problem]:
+    """The run's folder can be made, and its disk has room for the checkpoints that will lie there at once."""
+    yield from (problems := list(_folder("run_dir", config.run_dir)))
+    if not problems:
+        yield from _room(config)
+
+
+def _room(config: RunConfig) -> Iterator[Problem]:
     """The checkpoints that will lie there at once fit on the disk, beside those that already do."""
     one = BYTES_PER_PARAMETER * num_parameters(config.model)
     permanent = config.checkpoint.permanent_every_steps
@@ -223,7 +264,7 @@ def _disk(config: RunConfig) -> Iterator[Problem]:
     kept = last // permanent if permanent else 0
     count = min(config.checkpoint.keep + 1 + kept, -(-last // config.checkpoint.every_steps))
     there = _size_of(config.run_dir / "checkpoints")
-    folder = next(p for p in [config.run_dir.absolute(), *config.run_dir.absolute().parents] if p.is_dir())
+    folder = _existing(config.run_dir)
     free = shutil.disk_usage(folder).free
     sizes = f"up to {count} checkpoint{'s' * (count > 1)} of {_bytes(one)}"
     if count * one - there > free:

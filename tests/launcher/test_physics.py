@@ -1,11 +1,13 @@
 """Whether settings fit each other, the ranks, the data and the disk; on real shard sets."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from data_pipeline.execute import tokenize, train_tokenizer_on
+from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
@@ -25,7 +27,7 @@ GPT2 = {"position_embedding": "learned", "norm": "layernorm", "activation": "gel
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A tokenizer and the shard sets `set` and `tiny` (too small for a sequence), as files."""
+    """A tokenizer and the shard sets `set`, `same` (its tokens), `more` and `tiny` (no whole sequence), as files."""
     folder = tmp_path_factory.mktemp("data")
     corpus, word = folder / "corpus.jsonl", folder / "word.jsonl"
     corpus.write_text(
@@ -36,6 +38,8 @@ def data(tmp_path_factory):
     train_tokenizer_on([str(word)], 260).save(folder / "other")
     tokenizer = Tokenizer.load(folder / "tokenizer")
     tokenize([str(corpus)], tokenizer, folder / "set")
+    tokenize([str(corpus)], tokenizer, folder / "same")
+    tokenize([str(corpus), str(word)], tokenizer, folder / "more")
     tokenize([str(word)], tokenizer, folder / "tiny")
     return folder
 
@@ -186,11 +190,33 @@ def test_data_says_how_many_epochs(config, data):
 
 
 def test_epochs_follow_the_weights(config, data):
-    sources = [{"path": str(data / "set"), "weight": 3}, {"path": str(data / "set"), "weight": 1}]
+    sources = [{"path": str(data / "set"), "weight": 3e307}, {"path": str(data / "more"), "weight": 1e307}]
     tokens = json.loads((data / "set.manifest.json").read_text())["num_tokens"]
     found = notes(config(data={"sources": sources}, train={"steps": (tokens - 1) // 32}))
     assert "6.00 times" in found["data.sources.0.path"]
     assert "2.00 times" in found["data.sources.1.path"]
+
+
+def test_weights_at_the_ends_of_what_a_number_holds(config, data):
+    sources = [{"path": str(data / "set"), "weight": 1e308}, {"path": str(data / "more"), "weight": 1e308}]
+    found = notes(config(data={"sources": sources}, train={"steps": 10}))
+    assert f"this run reads {40 / windows_of(data / 'more'):.1%} of them" in found["data.sources.1.path"]
+    sources[1]["weight"] = 1e-9
+    found = notes(config(data={"sources": sources}, train={"steps": 2**20}))
+    assert "1e-09 is less than one in 1,048,576 samples" in found["data.sources.1.weight"]
+    assert f"this run reads {8 / windows_of(data / 'more'):.1%} of them" in found["data.sources.1.path"]
+
+
+def windows_of(prefix):
+    return (ShardSet.open(prefix).num_tokens - 1) // 32
+
+
+@pytest.mark.parametrize("other", ["set", "same"])
+def test_the_same_tokens_twice(config, data, other):
+    sources = [{"path": str(data / "set")}, {"path": str(data / other)}]
+    found = errors(config(data={"sources": sources, "validation": sources}))
+    assert set(found) == {"data.sources.1.path", "data.validation.1.path"}
+    assert "holds the same tokens as data.sources.0.path" in found["data.sources.1.path"]
 
 
 def test_too_few_tokens_for_one_sequence(config, data):
@@ -208,6 +234,23 @@ def test_missing_data_and_tokenizer_are_both_told(config, data):
     found = errors(config(data={"tokenizer": str(data / "no"), "sources": [{"path": str(data / "nothing")}]}))
     assert set(found) == {"data.tokenizer", "data.sources.0.path"}
     assert "data prepare" in found["data.tokenizer"]
+
+
+def test_a_run_folder_that_cannot_be_made(config, data, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    for path in ("/dev/null/x", str(data / "corpus.jsonl"), str(tmp_path / "link")):
+        assert "is not a folder" in errors(config(run_dir=path))["run_dir"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(config, tmp_path):
+    tmp_path.chmod(0o555)
+    assert "cannot be written" in errors(config(run_dir=str(tmp_path / "a" / "b")))["run_dir"]
+
+
+@pytest.mark.skipif(not os.statvfs("/sys").f_flag & os.ST_RDONLY, reason="/sys is not a read-only mount")
+def test_a_read_only_mount(config):
+    assert "cannot be written" in errors(config(run_dir="/sys/x"))["run_dir"]
 
 
 def larger_than_the_disk(config, **checkpoint):
