@@ -11,6 +11,9 @@ import tokenizers
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_atomically
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What makes up a tokenizer's folder."""
+
 
 class Tokenizer:
     """Text to token ids and back. Text that spells a special token is encoded as ordinary text."""
@@ -41,7 +44,7 @@ class Tokenizer:
         """Read a folder. DataError when a file is missing or damaged."""
         folder = Path(folder)
         parts = {}
-        for name in ("tokenizer.json", "tokenizer_config.json"):
+        for name in FILES:
             try:
                 parts[name] = (folder / name).read_bytes()
             except OSError as error:
@@ -57,9 +60,12 @@ class Tokenizer:
             raise DataError(f"{folder}: the tokenizer's files are damaged ({error}); make them again.") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, each aside and then renamed."""
+        """Write tokenizer.json and tokenizer_config.json, each aside and then renamed. DataError when that fails."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make the folder {folder}: {error.strerror}.") from error
         settings = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / "tokenizer_config.json", settings.encode())
         write_atomically(folder / "tokenizer.json", self._json)

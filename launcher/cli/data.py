@@ -18,6 +18,9 @@ IdField = Annotated[str, typer.Option(help="Field of a record that holds the doc
 Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+_FEW_TOKENS = 2049
+"""One sequence of 2,048 tokens and its last target."""
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
@@ -44,6 +47,13 @@ def prepare(
     done = run(load(config, PrepareConfig, overrides or []).value, force)
     if not as_json:
         typer.echo(f"{done.out} {'is up to date' if done.up_to_date else 'is ready'}; tokenizer: {done.out}/tokenizer")
+    validation = done.sets.get("validation")
+    if validation and validation.num_tokens < _FEW_TOKENS:
+        typer.echo(
+            f"The validation set has only {validation.num_tokens:,} tokens; its loss will say little, and no sequence "
+            "longer than that can be made of it: raise validation_fraction or add documents.",
+            err=True,
+        )
     _show_sets({str(done.out / name): manifest for name, manifest in done.sets.items()}, as_json)
 
 
@@ -52,13 +62,13 @@ def train_tokenizer(
     out: Annotated[Path, typer.Option(help="Folder for tokenizer.json and tokenizer_config.json.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens to end up with.")],
     text_field: TextField = "text",
-    model_max_length: Annotated[int, typer.Option(help="Longest sequence, as noted for transformers.")] = 2048,
+    model_max_length: Annotated[int, typer.Option(min=1, help="Longest sequence, as noted for transformers.")] = 2048,
+    force: Force = False,
 ) -> None:
     """Train a byte-level BPE tokenizer."""
-    from data_pipeline.execute import train_tokenizer_on
+    from data_pipeline.execute import train_tokenizer_into
 
-    tokenizer = train_tokenizer_on(files, vocab_size, text_field, model_max_length)
-    tokenizer.save(out)
+    tokenizer = train_tokenizer_into(out, files, vocab_size, text_field, model_max_length, force)
     typer.echo(f"{out}: {tokenizer.vocab_size} tokens, sha256 {tokenizer.digest[:16]}")
     if tokenizer.vocab_size < vocab_size:
         typer.echo(f"The corpus is too small for {vocab_size} tokens: nothing is left to merge.", err=True)
@@ -70,7 +80,7 @@ def tokenize(
     out: Annotated[str, typer.Option(metavar="PREFIX", help="Prefix of the shard set to write.")],
     text_field: TextField = "text",
     id_field: IdField = "id",
-    tokens_per_shard: Annotated[int, typer.Option(min=1, help="Tokens in one shard, at most.")] = 2**30,
+    tokens_per_shard: Annotated[int, typer.Option(min=1, help="Tokens in one shard, at most.")] = 2**31,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

@@ -3,17 +3,20 @@
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from data_pipeline.shards import ShardSet
+from data_pipeline.shards import TOKENS_PER_SHARD, ShardSet
 from data_pipeline.tokenizer import Tokenizer
+from launcher.cli import data as command
+from tests.data_pipeline.conftest import write_jsonl
 
 
 def megamodel(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launcher", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    line = [sys.executable, "-m", "launcher", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 def fails(code: int, *parts: str, run: subprocess.CompletedProcess[str]) -> None:
@@ -72,6 +75,34 @@ def test_mistakes_are_sentences(corpus: Path, tokenizer: Tokenizer, tmp_path: Pa
     fails(2, "no shard set at", run=megamodel("data", "verify", tmp_path / "set"))
     fails(2, "257", run=megamodel("data", "train-tokenizer", corpus, "--out", tmp_path / "t", "--vocab-size", 10))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "tokenizer"]
+
+
+def test_a_tokenizer_is_replaced_only_when_told_to(corpus: Path, tmp_path: Path):
+    arguments = ("data", "train-tokenizer", corpus, "--vocab-size")
+    out = ("--out", tmp_path / "tokenizer")
+    assert megamodel(*arguments, 300, *out).returncode == 0
+    fails(2, "holds a tokenizer", "--force", run=megamodel(*arguments, 400, *out))
+    assert Tokenizer.load(tmp_path / "tokenizer").vocab_size == 300
+    assert megamodel(*arguments, 400, *out, "--force").returncode == 0
+    assert Tokenizer.load(tmp_path / "tokenizer").vocab_size == 400
+    fails(2, "model-max-length", run=megamodel(*arguments, 300, *out, "--force", "--model-max-length", 0))
+    (tmp_path / "file").touch()
+    for place in ("/proc/x", tmp_path / "file", tmp_path / "file/below"):
+        fails(2, "cannot make the folder", str(place), run=megamodel(*arguments, 300, "--out", place))
+
+
+def test_a_tiny_validation_set_is_warned_of(corpus: Path, tmp_path: Path):
+    file = tmp_path / "data.yaml"
+    file.write_text(f"out: {tmp_path}/out\nfiles: [{corpus}]\ntokenizer: {{kind: train, vocab_size: 500}}\n")
+    short = write_jsonl(tmp_path / "short.jsonl", [{"text": f"Document {n}."} for n in range(60)])
+    done = megamodel("data", "prepare", file, "validation_fraction=0.3", f"files=[{short}]")
+    tokens = ShardSet.open(tmp_path / "out/validation").num_tokens
+    assert tokens < 2049 and f"only {tokens:,} tokens" in done.stderr
+    assert "only" not in megamodel("data", "prepare", file, "validation_fraction=0.5").stderr
+
+
+def test_the_commands_defaults_are_the_librarys():
+    assert signature(command.tokenize).parameters["tokens_per_shard"].default == TOKENS_PER_SHARD
 
 
 @pytest.mark.parametrize("part", ["prepare", "train-tokenizer", "tokenize", "inspect", "verify"])

@@ -1,6 +1,7 @@
 """From a step to its documents and back, on real shards."""
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from data_pipeline.config import PrepareConfig
-from data_pipeline.execute import prepare
-from data_pipeline.mixture import Loader
+from data_pipeline.errors import DataError
+from data_pipeline.execute import prepare, tokenize
+from data_pipeline.mixture import Loader, samples_digest
 from data_pipeline.read import read_documents
-from data_pipeline.tokenizer import Tokenizer
-from launcher.config import RunConfig
-from launcher.errors import UserError
+from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from launcher.config import RunConfig, SourceConfig
+from launcher.errors import CheckFailed, UserError
 from launcher.yaml_config import dump
 from tools.inspect.batch import describe_step, find_document, open_mixture
 
@@ -112,6 +114,53 @@ def test_an_id_that_the_file_no_longer_holds_is_not_believed(run: Path, corpus: 
         assert all(piece["id"] is None for piece in describe_step(run, 1)["pieces"])
     finally:
         corpus.write_bytes(before)
+
+
+def record_order(run: Path, config: RunConfig) -> None:
+    """What a run that has made 5 steps and a checkpoint leaves of its order."""
+    mixture = open_mixture(config)
+    digests = [samples_digest(Loader(mixture, BATCH).samples(step)) for step in range(1, 6)]
+    lines = [json.dumps({"step": step, "samples_digest": digest}) for step, digest in enumerate(digests, start=1)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    sources = [[shards.digest, 1.0] for shards in mixture.sources]
+    for step, order in ((2, [["of an older run", 1.0]]), (5, sources)):
+        folder = run / "checkpoints" / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"manifest": {"data_order": {"sources": order}}}))
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints"])
+def test_other_data_than_the_run_saw_is_refused(config: RunConfig, tmp_path: Path, left: str):
+    out = tmp_path / "out"
+    shutil.copytree(config.data.sources[0].path.parent, out)
+    data = config.data.model_copy(
+        update={"tokenizer": out / "tokenizer", "sources": [SourceConfig(path=out / "train")]}
+    )
+    mine = config.model_copy(update={"run_dir": tmp_path, "data": data})
+    (tmp_path / "config.yaml").write_text(dump(mine))
+    record_order(tmp_path, mine)
+    for name in {"metrics.jsonl", "checkpoints"} - {left}:
+        (tmp_path / name).rename(tmp_path / "elsewhere")
+    document = describe_step(tmp_path, 3)["pieces"][0]["id"]
+    assert describe_step(tmp_path, STEPS)["pieces"] and find_document(tmp_path, document)
+
+    texts = tmp_path / "other.jsonl"
+    texts.write_text("".join(json.dumps({"text": "Other text. " * 50, "id": document}) + "\n" for _ in range(30)))
+    tokenize([texts], Tokenizer.load(out / "tokenizer"), out / "train", force=True)
+    for look in (lambda: describe_step(tmp_path, 3), lambda: describe_step(tmp_path, STEPS)):
+        with pytest.raises(CheckFailed, match=r"out/train.*bring the data back"):
+            look()
+    with pytest.raises(CheckFailed, match=r"out/train.*bring the data back"):
+        find_document(tmp_path, document)
+
+
+def test_another_tokenizer_than_the_runs_is_refused(run: Path, config: RunConfig):
+    train_tokenizer(["other text"], 300).save(run / "tokenizer")
+    try:
+        with pytest.raises(DataError, match="another tokenizer"):
+            describe_step(run, 1)
+    finally:
+        shutil.rmtree(run / "tokenizer")
 
 
 def test_mistakes_are_sentences(run: Path, tmp_path: Path):

@@ -13,6 +13,7 @@ from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.train.run_folder import load_config
+from tools.inspect.same_data import check_same_data
 from tools.inspect.shards import shorten
 
 
@@ -57,7 +58,9 @@ def describe_step(run: Path, step: int) -> dict[str, Any]:
     config = load_config(run)
     if not 1 <= step <= config.train.steps:
         raise UserError(f"step {step} is outside this run's schedule: 1 to {config.train.steps} (train.steps).")
-    mixture, tokenizer = open_mixture(config), _tokenizer(run, config)
+    tokenizer = _tokenizer(run, config)
+    mixture = open_mixture(config, tokenizer.digest)
+    check_same_data(run, mixture, config.train.global_batch_size, step)
     samples = Loader(mixture, config.train.global_batch_size).samples(step)
     pieces = []
     for sequence, (source, window) in enumerate(samples.tolist()):
@@ -68,8 +71,9 @@ def describe_step(run: Path, step: int) -> dict[str, Any]:
 def find_document(run: Path, document: str) -> list[Visit]:
     """Return the steps within the schedule that draw a document, given by its id or as FILE:RECORD."""
     config = load_config(run)
-    mixture = open_mixture(config)
+    mixture = open_mixture(config, _tokenizer(run, config).digest)
     batch = config.train.global_batch_size
+    check_same_data(run, mixture, batch)
     visits, known = [], False
     for source, shards in enumerate(mixture.sources):
         for number in _numbers_of(shards, document):
@@ -80,10 +84,10 @@ def find_document(run: Path, document: str) -> list[Visit]:
     return sorted(set(visits), key=lambda visit: (visit.step, visit.sequence))
 
 
-def open_mixture(config: RunConfig) -> Mixture:
+def open_mixture(config: RunConfig, tokenizer_digest: str | None = None) -> Mixture:
     """Open the training mixture of a run just as the run does."""
     sources = [(source.path, source.weight) for source in config.data.sources]
-    return Mixture.open(sources, config.train.seq_len, config.seed)
+    return Mixture.open(sources, config.train.seq_len, config.seed, tokenizer_digest)
 
 
 def _tokenizer(run: Path, config: RunConfig) -> Tokenizer:
