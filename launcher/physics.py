@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
 from launcher.errors import UserError
 from launcher.settings.entries import Mistake
-from launcher.yaml_config import Loaded, report
+from launcher.yaml_config import Loaded, examine, report
 from megamodel.config import ModelConfig
 
 BYTES_PER_PARAMETER = 12
@@ -33,12 +33,25 @@ class Problem:
     message: str
 
 
-def require(loaded: Loaded[RunConfig], world_size: int | None = None) -> list[Problem]:
-    """The notes about a run. Raises UserError that lists every error with the place where its setting was written."""
+def check_run(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+    """The notes about a run's file. Raises UserError that lists every mistake, the schema's and the run's."""
+    loaded, mistakes = examine(path, RunConfig, overrides)
+    if loaded is None:
+        raise UserError(report(path, mistakes))
+    return require(loaded, mistakes=mistakes)
+
+
+def require(
+    loaded: Loaded[RunConfig], world_size: int | None = None, mistakes: Sequence[Mistake] = ()
+) -> list[Problem]:
+    """The notes about a run. Raises UserError that lists every error with the place where its setting was written.
+
+    `mistakes`: those already known, to be listed with the errors.
+    """
     problems = check(loaded.value, world_size)
     errors = [Mistake(loaded.origin(p.setting), p.setting, p.message) for p in problems if p.severity == "error"]
-    if errors:
-        raise UserError(report(loaded.path, errors))
+    if errors or mistakes:
+        raise UserError(report(loaded.path, [*mistakes, *errors]))
     return [problem for problem in problems if problem.severity == "note"]
 
 

@@ -17,7 +17,18 @@ from launcher.settings.entries import COMMAND_LINE, DEFAULT, Entry, Mistake, Ori
 from launcher.settings.reader import Dumper
 from launcher.settings.validate import validate
 
-__all__ = ["COMMAND_LINE", "DEFAULT", "Loaded", "Mistake", "Origin", "dump", "load", "report", "top_level_names"]
+__all__ = [
+    "COMMAND_LINE",
+    "DEFAULT",
+    "Loaded",
+    "Mistake",
+    "Origin",
+    "dump",
+    "examine",
+    "load",
+    "report",
+    "top_level_names",
+]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -43,14 +54,25 @@ class Loaded(Generic[T]):
 
 def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> Loaded[T]:
     """Read, compose and check a configuration. Raises UserError that lists every mistake."""
+    loaded, mistakes = examine(path, schema, overrides)
+    if mistakes or loaded is None:
+        raise UserError(report(Path(path), mistakes))
+    return loaded
+
+
+def examine(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> tuple[Loaded[T] | None, list[Mistake]]:
+    """What `load` would return, and every mistake; it is there beside mistakes when those are only misfits.
+
+    A misfit: each value is right alone, but not together with another (such as heads that do not divide the width).
+    """
     composer = Composer()
     root = composer.compose(Path(path), overrides)
     value, mistakes = validate(root, schema, composer.incomplete)
     known = {(str(mistake.origin), mistake.setting) for mistake in composer.mistakes}
     mistakes = composer.mistakes + [m for m in mistakes if (str(m.origin), m.setting) not in known]
-    if mistakes or value is None:
-        raise UserError(report(Path(path), mistakes))
-    return Loaded(Path(path), value, root.plain(), _origins(root, value))
+    if composer.mistakes or value is None:
+        return None, mistakes
+    return Loaded(Path(path), value, root.plain(), _origins(root, value)), mistakes
 
 
 def dump(model: BaseModel) -> str:
@@ -58,13 +80,18 @@ def dump(model: BaseModel) -> str:
     return yaml.dump(model.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
-def top_level_names(path: Path | str) -> set[str]:
-    """The names at the top of a composed file, which tell what kind of configuration it is. Raises UserError."""
+def top_level_names(path: Path | str, overrides: Sequence[str] = ()) -> set[str]:
+    """The names at the top of a composed file, which tell what kind of configuration it is.
+
+    Where a part of it cannot be read, the overrides' names tell too. Raises UserError when nothing tells.
+    """
     composer = Composer()
-    root = composer.compose(Path(path))
+    names = set(composer.compose(Path(path)).plain())
     if composer.incomplete:
-        raise UserError(report(Path(path), composer.mistakes))
-    return set(root.plain())
+        names |= {text.partition("=")[0].partition(".")[0].strip() for text in overrides}
+        if not names:
+            raise UserError(report(Path(path), composer.mistakes))
+    return names
 
 
 def report(path: Path, mistakes: Sequence[Mistake]) -> str:

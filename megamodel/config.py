@@ -1,8 +1,19 @@
 """What a model is: its sizes and the few choices that make it GPT-2, Llama 3, or something between."""
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 
 class ModelConfig(BaseModel):
@@ -46,25 +57,44 @@ class ModelConfig(BaseModel):
     """Standard deviation of the initial weights; projections into the residual stream: divided by sqrt(2 * layers)."""
 
     @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
+    def _shapes_fit(self, info: ValidationInfo) -> Self:
+        """Refuse shapes that no GPT can have, each under its field's name, unless the context allows misfits."""
+        misfits = () if (info.context or {}).get("allow_misfits") else tuple(self.misfits())
+        if misfits:
+            raise ValidationError.from_exception_data(
+                type(self).__name__,
+                [
+                    {
+                        "type": PydanticCustomError("misfit", "{problem}", {"problem": problem}),
+                        "loc": (field,),
+                        "input": getattr(self, field),
+                    }
+                    for field, problem in misfits
+                ],
+            )
+        return self
+
+    def misfits(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others', and why."""
         heads, kv_heads = self.num_attention_heads, self.kv_heads
         if self.head_dim is None and self.hidden_size % heads:
             candidates = {1, *range(max(1, heads - 1024), heads + 1024)}
             divisors = [n for n in candidates if self.hidden_size % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:2])
-            raise ValueError(
-                f"num_attention_heads={heads} does not divide hidden_size={self.hidden_size}; "
-                f"the nearest that do: {', '.join(map(str, near))} (or set head_dim)"
+            yield (
+                "num_attention_heads",
+                f"{heads} does not divide hidden_size={self.hidden_size}; "
+                f"the nearest that do: {', '.join(map(str, near))} (or set head_dim)",
             )
+        elif self.position_embedding == "rope" and self.size_per_head % 2:
+            field = "head_dim" if self.head_dim else "num_attention_heads"
+            yield field, f"rotary positions need an even head_dim, this makes it {self.size_per_head}"
         if heads % kv_heads:
             near = [n for n in range(1, min(heads, 1024) + 1) if heads % n == 0]
-            raise ValueError(
-                f"num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}; "
-                f"these do: {', '.join(map(str, near))}"
+            yield (
+                "num_key_value_heads",
+                f"{kv_heads} does not divide num_attention_heads={heads}; these do: {', '.join(map(str, near))}",
             )
-        if self.position_embedding == "rope" and self.size_per_head % 2:
-            raise ValueError(f"rotary positions need an even head_dim, this one is {self.size_per_head}")
-        return self
 
     @property
     def kv_heads(self) -> int:

@@ -20,14 +20,13 @@ def register(app: typer.Typer) -> None:
 @sub.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Find every mistake: names, types, and for a run whether model, batch, ranks, data and disk fit together."""
-    from launcher.config import RunConfig
-    from launcher.physics import require
+    from launcher.physics import check_run
     from launcher.settings.kinds import kind_of, schemas
     from launcher.yaml_config import load
 
-    kind = kind_of(config)
+    kind = kind_of(config, overrides or ())
     if kind == "run":
-        for note in require(load(config, RunConfig, overrides or ())):
+        for note in check_run(config, overrides or ()):
             typer.echo(f"note: {note.setting}: {note.message}")
     else:
         load(config, schemas()[kind], overrides or ())
@@ -43,7 +42,7 @@ def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False)
     from launcher.settings.kinds import kind_of, schemas
     from launcher.yaml_config import load
 
-    loaded = load(config, schemas()[kind_of(config)], overrides or ())
+    loaded = load(config, schemas()[kind_of(config, overrides or ())], overrides or ())
     if as_json:
         origins = {name: str(origin) for name, origin in loaded.origins.items()}
         typer.echo(json.dumps({"config": loaded.value.model_dump(mode="json"), "origins": origins}, indent=2))

@@ -1,5 +1,6 @@
 """Which schema a configuration file is for, told by the names at its top."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -23,9 +24,9 @@ def schemas() -> dict[str, type[BaseModel]]:
     return {"run": RunConfig, "data": PrepareConfig, "model": ModelFragment}
 
 
-def kind_of(path: Path) -> str:
-    """The kind whose top-level names the file shares most. Raises UserError when it cannot be read."""
-    names = top_level_names(path)
+def kind_of(path: Path, overrides: Sequence[str] = ()) -> str:
+    """The kind whose top-level names the file shares most. Raises UserError when it cannot be read at all."""
+    names = top_level_names(path, overrides)
     if names == set(ModelFragment.model_fields):
         return "model"
     shared = {kind: len(names & set(schema.model_fields)) for kind, schema in schemas().items() if kind != "model"}

@@ -32,21 +32,28 @@ _EXPECTED = {
 
 
 def validate(root: Entry, schema: type[T], incomplete: bool = False) -> tuple[T | None, list[Mistake]]:
-    """The checked tree, or None with every mistake. Unknown names are taken out of `root` on the way.
+    """The tree as a model, and every mistake. Unknown names are taken out of `root` on the way.
+
+    With mistakes there is no model, unless they only say that right values do not fit each other (kind "misfit").
 
     `incomplete`: a file of the tree could not be read, so settings that are not there are not reported.
     """
     names = _Names(schema)
     names.visit(root, Shape(groups=(schema,)), None, "")
     mistakes = names.mistakes
-    value = None
+    text = json.dumps(root.plain())
     try:
-        value = schema.model_validate_json(json.dumps(root.plain()), strict=True)
+        value = schema.model_validate_json(text, strict=True)
     except ValidationError as error:
+        errors = error.errors(include_url=False)
         meant = {mistake.meant for mistake in mistakes}
-        for kind, mistake in _in_words(error.errors(include_url=False), root, schema):
+        only_misfits = not mistakes and {error["type"] for error in errors} == {"misfit"}
+        for kind, mistake in _in_words(errors, root, schema):
             if kind != "missing" or not (incomplete or mistake.setting in meant):
                 mistakes.append(mistake)
+        if only_misfits:
+            return schema.model_validate_json(text, strict=True, context={"allow_misfits": True}), mistakes
+        return None, mistakes
     return (None if mistakes else value), mistakes
 
 
@@ -191,7 +198,7 @@ def _expectation(error: ErrorDetails) -> str:
 def _found(error: ErrorDetails, entry: Entry) -> str:
     """The offending value, and what was probably meant."""
     kind, value = error["type"], entry.value
-    if kind in ("value_error", "too_short", "too_long"):
+    if kind in ("value_error", "misfit", "too_short", "too_long"):
         return ""
     shown = f", not {show(value)}"
     if kind in ("literal_error", "union_tag_invalid"):

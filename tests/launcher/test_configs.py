@@ -99,6 +99,29 @@ class TestCheck:
         assert done.returncode == 2
         assert "did you mean configs/runs/quickstart.yaml?" in done.stderr
 
+    def test_misfits_of_the_model_hide_nothing_else(self, tmp_path):
+        changes = ["model.num_attention_heads=3", "engine.ranks=3", "data.tokenizer=nope"]
+        done = megamodel("config", "check", ROOT / "configs/runs/quickstart.yaml", *changes, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "command line: model.num_attention_heads: 3 does not divide hidden_size=" in done.stderr
+        assert "train.global_batch_size: 8 sequences do not divide over 3 ranks" in done.stderr
+        assert "command line: data.tokenizer: no tokenizer at nope" in done.stderr
+
+    @pytest.mark.parametrize("command", [["check"], ["show"]], ids=str)
+    def test_a_missing_base_hides_nothing(self, tmp_path, command):
+        (tmp_path / "nb.yaml").write_text("base: nope.yaml\ntrain:\n  stepz: 3\n")
+        (tmp_path / "none.yaml").write_text("base: nope.yaml\n")
+        done = megamodel("config", *command, "nb.yaml", "train.stepx=4", cwd=tmp_path)
+        assert done.returncode == 2
+        assert re.findall(r"3 mistakes|nope\.yaml|train\.step[xz](?=: is not)", done.stderr) == [
+            "3 mistakes",
+            "nope.yaml",
+            "train.stepz",
+            "train.stepx",
+        ]
+        for file in ("none.yaml", "nothing.yaml"):
+            assert "2 mistakes" in megamodel("config", *command, file, "train.stepx=4", cwd=tmp_path).stderr
+
 
 class TestShow:
     def test_each_value_has_its_origin(self):

@@ -268,7 +268,9 @@ class TestMistakes:
             ("lr: 1e-3", "lr: 1e-3\n  schedule: {name: cosin}", "21:14: optimizer.schedule.name: must be one of cosine, wsd, not the text 'cosin'; did you mean cosine?"),
             ("lr: 1e-3", "lr: 1e-3\n  schedule: {name: wsd}", "21:3: optimizer.schedule.decay_steps: is required and not set: Steps of linear decay at the end; set it (whole number > 0)"),
             ("lr: 1e-3", "lr: 1e-3\n  schedule: {decay_steps: 3}", "21:14: optimizer.schedule.decay_steps: belongs to optimizer.schedule.name=wsd, but that is cosine; remove this or change that"),
-            ("hidden_size: 64", "hidden_size: 66", "2:1: model: num_attention_heads=4 does not divide hidden_size=66; the nearest that do: 2, 3 (or set head_dim)"),
+            ("hidden_size: 64", "hidden_size: 66", "6:3: model.num_attention_heads: 4 does not divide hidden_size=66; the nearest that do: 2, 3 (or set head_dim)"),
+            ("hidden_size: 64", "hidden_size: 60", "6:3: model.num_attention_heads: rotary positions need an even head_dim, this makes it 15"),
+            ("hidden_size: 64", "hidden_size: 64\n  head_dim: 15", "5:3: model.head_dim: rotary positions need an even head_dim, this makes it 15"),
             ("  lr: 1e-3", "  eps: 1e-8", "19:1: optimizer.lr: is required and not set: Peak learning rate; set it (number > 0)"),
             ("optimizer:\n  lr: 1e-3\n", "", "optimizer: is required and not set: The optimizer and its schedule; it needs optimizer.lr"),
         ],
@@ -278,6 +280,13 @@ class TestMistakes:
         place = "run.yaml: " if message.startswith("optimizer: is required") else "run.yaml:"
         (line,) = mistakes()
         assert line.startswith(place + message)
+
+    def test_every_misfit_is_told_under_its_own_name(self, folder):
+        assert mistakes("model.num_attention_heads=5", "model.num_key_value_heads=3") == [
+            "command line: model.num_attention_heads: 5 does not divide hidden_size=64; "
+            "the nearest that do: 2, 4 (or set head_dim)",
+            "command line: model.num_key_value_heads: 3 does not divide num_attention_heads=5; these do: 1, 5",
+        ]
 
     def test_empty_list_of_sources(self, folder):
         assert mistakes("data.sources=[]") == ["command line: data.sources: needs at least 1 item"]
@@ -297,8 +306,8 @@ class TestMistakes:
         )
         lines = mistakes("engine.name=zero", "nonsense")
         assert [line.split(": ")[1] for line in lines] == [
-            "model",
             "model.n_head",
+            "model.num_attention_heads",
             "train.steps",
             "train.steps",
             "optimizer.lr",
