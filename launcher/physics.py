@@ -3,20 +3,22 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from data_pipeline.config import LoadTokenizer, PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.mixture.blend import PERIOD, Blend
+from data_pipeline.read import expand
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
 from launcher.errors import UserError
 from launcher.settings.entries import Mistake
-from launcher.yaml_config import Loaded, examine, report
+from launcher.yaml_config import Loaded, examine, load, report
 from megamodel.config import ModelConfig
 
 BYTES_PER_PARAMETER = 12
@@ -41,6 +43,12 @@ def check_run(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
     return require(loaded, mistakes=mistakes)
 
 
+def check_prepare(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Check a data preparation's file. Raises UserError that lists every mistake, or what is not where it says."""
+    loaded = load(path, PrepareConfig, overrides)
+    _refuse(loaded, _inputs(loaded.value))
+
+
 def require(
     loaded: Loaded[RunConfig], world_size: int | None = None, mistakes: Sequence[Mistake] = ()
 ) -> list[Problem]:
@@ -49,10 +57,15 @@ def require(
     `mistakes`: those already known, to be listed with the errors.
     """
     problems = check(loaded.value, world_size)
+    _refuse(loaded, problems, mistakes)
+    return [problem for problem in problems if problem.severity == "note"]
+
+
+def _refuse(loaded: Loaded[Any], problems: Iterable[Problem], mistakes: Sequence[Mistake] = ()) -> None:
+    """Raise UserError that lists the errors with their places, if there are any."""
     errors = [Mistake(loaded.origin(p.setting), p.setting, p.message) for p in problems if p.severity == "error"]
     if errors or mistakes:
         raise UserError(report(loaded.path, [*mistakes, *errors]))
-    return [problem for problem in problems if problem.severity == "note"]
 
 
 def check(config: RunConfig, world_size: int | None = None) -> list[Problem]:
@@ -260,6 +273,21 @@ def _folder(setting: str, path: Path) -> Iterator[Problem]:
         yield _error(setting, f"{there} is not a folder; choose another place or move it away")
     elif not os.access(there, os.W_OK | os.X_OK):
         yield _error(setting, f"the folder {there} cannot be written; choose another place or change its permissions")
+
+
+def _inputs(config: PrepareConfig) -> Iterator[Problem]:
+    """The corpus and the tokenizer are there, and the result has a place."""
+    for index, pattern in enumerate(config.files):
+        try:
+            expand([pattern])
+        except DataError as error:
+            yield _error(f"files.{index}", str(error))
+    if isinstance(config.tokenizer, LoadTokenizer):
+        try:
+            Tokenizer.load(config.tokenizer.path)
+        except DataError as error:
+            yield _error("tokenizer.path", str(error))
+    yield from _folder("out", config.out)
 
 
 def _disk(config: RunConfig) -> Iterator[Problem]:

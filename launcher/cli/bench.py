@@ -54,13 +54,19 @@ def loader(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw batches.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Tokens/s that one process reads from the run's shards, warm, by the loader that training uses."""
+    """Tokens/s that one process reads from the run's shards, warm, by the loader that training uses.
+
+    A batch is about half a million tokens, or train.global_batch_size sequences when that is given as an argument.
+    """
     from launcher.config import RunConfig
-    from launcher.yaml_config import load
+    from launcher.yaml_config import COMMAND_LINE, load
     from tools.bench.loader import measure_loader
     from tools.inspect.batch import open_mixture
 
-    result = measure_loader(open_mixture(load(config, RunConfig, overrides or []).value), seconds=seconds)
+    loaded = load(config, RunConfig, overrides or [])
+    given = loaded.origin("train.global_batch_size").place == COMMAND_LINE
+    batch = loaded.value.train.global_batch_size if given else None
+    result = measure_loader(open_mixture(loaded.value), batch, seconds)
     result["command"] = _command("loader", config, overrides, "--seconds", str(seconds))
     if as_json:
         typer.echo(json.dumps(result))

@@ -19,8 +19,8 @@ def register(app: typer.Typer) -> None:
 
 @sub.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Find every mistake: names, types, and for a run whether model, batch, ranks, data and disk fit together."""
-    from launcher.physics import check_run
+    """Find every mistake: names, types, missing data, and whether model, batch, ranks, data and disk fit together."""
+    from launcher.physics import check_prepare, check_run
     from launcher.settings.kinds import kind_of, schemas
     from launcher.yaml_config import load
 
@@ -28,6 +28,8 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     if kind == "run":
         for note in check_run(config, overrides or ()):
             typer.echo(f"note: {note.setting}: {note.message}")
+    elif kind == "data":
+        check_prepare(config, overrides or ())
     else:
         load(config, schemas()[kind], overrides or ())
     typer.echo(f"{config}: a {kind} configuration without mistakes")

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from launcher.errors import UserError
-from launcher.settings.entries import Origin
+from launcher.settings.entries import Origin, dotted
 from launcher.settings.kinds import kind_of, schemas
 from launcher.settings.names import advise
 from launcher.settings.reader import parse
@@ -71,6 +71,8 @@ def in_words(found: dict[str, Any]) -> str:
 
 def _described(name: str, kinds: Sequence[type[BaseModel]], loaded: Loaded[Any] | None) -> list[dict[str, Any]]:
     """The setting and, for a group, every setting in it; an empty name is the whole schema."""
+    if loaded is not None:
+        _require_items(name, loaded)
     generic = ".".join("N" if part.isdecimal() else part for part in name.split("."))
     for schema in kinds:
         settings = list(settings_of(schema))
@@ -81,6 +83,17 @@ def _described(name: str, kinds: Sequence[type[BaseModel]], loaded: Loaded[Any] 
     all_names = [setting.name for setting in settings_of(kinds[0])]
     siblings = [other.rpartition(".")[2] for other in all_names if other.rpartition(".")[0] == group]
     raise UserError(f"{name}: {advise(key, group, siblings or all_names, all_names)[0]}")
+
+
+def _require_items(name: str, loaded: Loaded[Any]) -> None:
+    """Refuse a number that is no item of its list in this file."""
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        above = ".".join(parts[:depth])
+        if part.isdecimal() and above in loaded.origins and dotted(above, part) not in loaded.origins:
+            items = _lookup(loaded.value.model_dump(mode="json"), above)
+            if isinstance(items, list):
+                raise UserError(f"{above}: is a list of {len(items)}, counted from 0; there is no item {part} in it")
 
 
 def _explained(setting: Setting, name: str, generic: str, loaded: Loaded[Any] | None) -> dict[str, Any]:

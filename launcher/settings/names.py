@@ -114,6 +114,12 @@ def advise(key: str, group: str, siblings: Collection[str], all_names: Collectio
 
     `siblings` are the names in the group, `all_names` the dotted names of the whole schema.
     """
+    above, _, leaf = key.rpartition(".")
+    if any(other.startswith(dotted(group, above) + ".") for other in all_names if above):
+        steps = " below ".join(f"`{part}:`" for part in reversed(above.split(".")))
+        return f"is written with dots, as only a command line takes it; here write `{leaf}` below {steps}", dotted(
+            group, key
+        )
     name = key.lower().replace("-", "_")
     elsewhere = [other for other in all_names if other.rpartition(".")[2] == name]
     if elsewhere:

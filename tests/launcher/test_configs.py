@@ -99,6 +99,18 @@ class TestCheck:
         assert done.returncode == 2
         assert "did you mean configs/runs/quickstart.yaml?" in done.stderr
 
+    def test_a_preparation_is_checked_against_its_inputs(self, tmp_path):
+        changes = ["files=[here.txt, gone.txt]", "tokenizer={kind: load, path: nowhere}", "out=here.txt/x"]
+        (tmp_path / "here.txt").write_text("here")
+        (tmp_path / "d.yaml").write_text(f"base: {ROOT}/configs/data/quickstart.yaml\ntokenizer: {{vocab_size: 300}}\n")
+        done = megamodel("config", "check", "d.yaml", *changes, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "command line: files.1: gone.txt: no such file" in done.stderr
+        assert "command line: tokenizer.path: no tokenizer at nowhere" in done.stderr
+        assert f"command line: out: {tmp_path}/here.txt is not a folder" in done.stderr
+        assert "files.0" not in done.stderr
+        assert megamodel("config", "check", "configs/data/quickstart.yaml").returncode == 0
+
     def test_misfits_of_the_model_hide_nothing_else(self, tmp_path):
         changes = ["model.num_attention_heads=3", "engine.ranks=3", "data.tokenizer=nope"]
         done = megamodel("config", "check", ROOT / "configs/runs/quickstart.yaml", *changes, cwd=tmp_path)
@@ -161,6 +173,14 @@ class TestExplain:
         assert found["name"] == "optimizer.lr"
         assert found["value"] == load(ROOT / "configs/runs/quickstart.yaml", RunConfig).value.optimizer.lr
         assert found["origin"].startswith("configs/runs/quickstart.yaml:")
+
+    def test_an_item_of_a_list_in_a_file(self):
+        file = "configs/runs/quickstart.yaml"
+        (found,) = json.loads(megamodel("config", "explain", file, "data.sources.0.weight", "--json").stdout)
+        assert found["value"] == 1.0
+        done = megamodel("config", "explain", file, "data.sources.7.weight")
+        assert done.returncode == 2
+        assert "data.sources: is a list of 1, counted from 0; there is no item 7 in it" in done.stderr
 
     @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
     def test_a_whole_file(self, path):

@@ -243,6 +243,9 @@ class TestMistakes:
         ("old", "new", "message"),
         [
             ("steps: 100", "setps: 100", "15:3: train.setps: is not a setting; did you mean train.steps?"),
+            ("optimizer:\n", "train.stepz: 3\noptimizer:\n", "19:1: train.stepz: is written with dots, as only a command line takes it; here write `stepz` below `train:`"),
+            ("lr: 1e-3", "lr: 1e-3\n  schedule.warmup_steps: 3", "21:3: optimizer.schedule.warmup_steps: is written with dots, as only a command line takes it; here write `warmup_steps` below `schedule:`"),
+            ("  steps: 100", "  train.steps: 100", "15:3: train.train.steps: is not a setting; did you mean train.steps?"),
             ("steps: 100", "steps: abc", "15:3: train.steps: must be a whole number, not the text 'abc'"),
             ("steps: 100", "steps: '100'", "15:3: train.steps: must be a whole number, not the text '100'; write 100"),
             ("steps: 100", "steps: 1_000", "15:3: train.steps: must be a whole number, not the text '1_000'; write 1000"),

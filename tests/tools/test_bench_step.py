@@ -72,12 +72,17 @@ def test_commands_print_what_makes_them_again(
     for first in (
         f"megamodel bench step {path} train.seq_len=16 --against transformers --rounds 2",
         f"megamodel bench loader {path} train.seq_len=16 --seconds 0.2",
+        f"megamodel bench loader {path} train.seq_len=16 train.global_batch_size=6 --seconds 0.2",
     ):
         printed = run_command(monkeypatch, capfd, first)
         again = printed.splitlines()[-1].removeprefix("again: ")
         answer = json.loads(run_command(monkeypatch, capfd, f"{again} --json"))
         assert answer["command"] == again == first
         assert answer["seq_len"] == 16 and f"{answer['tokens_per_second']:,.0f}"
+        if "loader" in first:
+            batch = 6 if "global_batch_size" in first else 2**19 // 16
+            assert answer["global_batch_size"] == batch
+            assert f"{batch} sequences of 16 tokens" in printed
 
 
 @pytest.mark.slow  # a time, so not part of `make test`
