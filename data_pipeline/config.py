@@ -3,9 +3,20 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from data_pipeline.shards import TOKENS_PER_SHARD
+
+
+def _home(path: str) -> str:
+    """`~/books` as the shell would read it; a folder literally named ~ is never what is meant."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for {Path(path).parts[0]}") from None
+
+
+_Location = Annotated[Path, AfterValidator(lambda path: Path(_home(str(path))))]
 
 
 class _Settings(BaseModel):
@@ -30,16 +41,16 @@ class LoadTokenizer(_Settings):
 
     kind: Literal["load"]
     """Selects this choice."""
-    path: Path
+    path: _Location
     """Folder with tokenizer.json and tokenizer_config.json."""
 
 
 class PrepareConfig(_Settings):
     """From raw text to the shard sets OUT/train and OUT/validation and the tokenizer OUT/tokenizer."""
 
-    out: Path
+    out: _Location
     """Folder to make. It appears whole, when everything in it is done."""
-    files: Annotated[list[str], Field(min_length=1)]
+    files: Annotated[list[Annotated[str, AfterValidator(_home)]], Field(min_length=1)]
     """The corpus: files, globs or folders of .jsonl, .jsonl.gz, .jsonl.zst, .txt and .parquet."""
     text_field: str = "text"
     """Field of a record that holds the text."""

@@ -1,7 +1,8 @@
 """The unit of a corpus."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -16,20 +17,23 @@ class Document:
     """Number of the record in that file, from 0."""
     id: str | None = None
     """The corpus's own name for the document, where it has one."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """The record's other fields."""
     offset: int = 0
     """Byte at which the record starts in the (uncompressed) file; 0 where the format has no such thing."""
 
     @property
     def identity(self) -> str:
         """The name by which the document is told from all others: its id, or FILE:RECORD."""
-        return self.id if self.id is not None else f"{self.source}:{self.position}"
+        return identity_of(self.id, self.source, self.position)
 
     @property
     def identity_hash(self) -> int:
         """64 bits of the identity: enough to find a document again without storing every id."""
         return hash_identity(self.identity)
+
+
+def identity_of(id_: Any, source: str, position: int) -> str:
+    """The id that a record gives, or FILE:RECORD for a record without one."""
+    return f"{source}:{position}" if id_ is None else str(id_)
 
 
 def hash_identity(identity: str) -> int:
@@ -42,13 +46,15 @@ def to_document(record: Any, source: str, position: int, text_field: str, id_fie
     if not isinstance(record, dict):
         raise ValueError(f"expected an object with a field {text_field!r}, found {type(record).__name__}")
     if text_field not in record:
-        fields = ", ".join(map(str, record)) or "none"
-        raise ValueError(
-            f"there is no field {text_field!r} (fields here: {fields}); set text_field to the one with text"
-        )
+        raise ValueError(no_field(text_field, list(record)))
     text = record[text_field]
     if not isinstance(text, str):
         raise ValueError(f"field {text_field!r} holds {type(text).__name__}, not text")
     identity = record.get(id_field)
-    rest = {key: value for key, value in record.items() if key not in (text_field, id_field)}
-    return Document(text, source, position, None if identity is None else str(identity), rest, offset)
+    return Document(text, source, position, None if identity is None else str(identity), offset)
+
+
+def no_field(text_field: str, fields: Sequence[str]) -> str:
+    """Say that there is no text, and what there is."""
+    there = ", ".join(map(str, fields)) or "none"
+    return f"there is no field {text_field!r} (fields here: {there}); set text_field to the one with text"

@@ -1,9 +1,14 @@
 """Which files make up a corpus, and which reader takes which."""
 
+import contextlib
 import glob
-from collections.abc import Callable, Iterator, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+
+import pyarrow as pa
 
 from data_pipeline.errors import DataError
 from data_pipeline.read import jsonl, parquet, txt
@@ -14,14 +19,18 @@ SUFFIXES = tuple(suffix for module in FORMATS for suffix in module.SUFFIXES)
 
 
 def expand(patterns: Sequence[str | Path]) -> list[Path]:
-    """Turn files, globs and folders (searched to any depth) into a list of files, sorted and without repeats.
+    """Turn files, globs and folders (searched to any depth) into a list of files, sorted. A file that is named in
+    several ways (relative, absolute, through a link) is in it once, as it was named first.
 
-    DataError when a pattern matches nothing, or names a file of a format that nobody here reads.
+    DataError when a pattern matches nothing, names a file of a format that nobody here reads, or a file
+    whose name is not UTF-8.
     """
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}
     for pattern in patterns:
-        found.update(_expand_one(str(pattern)))
-    return sorted(found)
+        for path in sorted(_expand_one(str(pattern))):
+            _check_name(path)
+            found.setdefault(path.resolve(), path)
+    return sorted(found.values())
 
 
 def read_documents(
@@ -41,18 +50,27 @@ def read_documents(
             raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
-def read_record(source: str, position: int, offset: int, text_field: str = "text", id_field: str = "id") -> Document:
-    """Read one record again by its place. DataError when the file is gone or has become shorter."""
-    path = Path(source)
+def read_identities(
+    source: str, places: Iterable[tuple[int, int]], text_field: str = "text", id_field: str = "id"
+) -> dict[int, str]:
+    """Read the identities of some records again, given (position, offset) of each, in one pass over the file.
+
+    Those that cannot be read any more are left out: the file is gone, shorter or damaged since.
+    """
+    path, found = Path(source), {}
+    with contextlib.suppress(OSError, EOFError, zlib.error, pa.ArrowException, DataError):
+        for position, identity in _format_of(path).identities(path, sorted(places), text_field, id_field):
+            found[position] = identity
+    return found
+
+
+def _check_name(path: Path) -> None:
+    """Names go into manifests, which are UTF-8."""
     try:
-        if path.name.endswith(jsonl.SUFFIXES):
-            return jsonl.read_at(path, offset, position, text_field, id_field)
-        for document in read_documents([path], text_field, id_field):
-            if document.position == position:
-                return document
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    raise DataError(f"{path} has no record {position} any more; it changed since the shards were written.")
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(f"{shown}: the file's name is not UTF-8; rename it.") from error
 
 
 def _expand_one(pattern: str) -> list[Path]:

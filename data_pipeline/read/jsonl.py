@@ -1,9 +1,11 @@
 """JSON Lines, plain or compressed with gzip or zstandard: one object a line."""
 
+import codecs
+import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,11 +19,14 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], object]) -> Iterator[Document]:
-    """Yield the documents of one file; blank lines are passed over. `advance` is told the bytes of disk consumed."""
+    """Yield the documents of one file; blank lines and a byte order mark are passed over.
+
+    `advance` is told the bytes of disk consumed.
+    """
     offset = position = consumed = 0
     with path.open("rb") as raw:
         for number, line in enumerate(_lines(_uncompressed(raw, path.name), path), start=1):
-            if line.strip():
+            if _record(line, offset).strip():
                 yield _parse(line, path, number, position, text_field, id_field, offset)
                 position += 1
             offset += len(line)
@@ -30,15 +35,22 @@ def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], ob
                 consumed = raw.tell()
 
 
-def read_at(path: Path, offset: int, position: int, text_field: str, id_field: str) -> Document:
-    """Read the single record that starts at byte `offset` of the uncompressed file."""
+def identities(
+    path: Path, places: Sequence[tuple[int, int]], text_field: str, id_field: str
+) -> Iterator[tuple[int, str]]:
+    """Yield (position, identity) of the records at the places, (position, offset) in ascending order."""
     with path.open("rb") as raw:
         stream = _uncompressed(raw, path.name)
-        if path.suffix == ".jsonl":
-            stream.seek(offset)
-        else:
-            _skip(stream, offset)
-        return _parse(stream.readline(), path, position + 1, position, text_field, id_field, offset)
+        here = 0
+        for position, offset in places:
+            if stream is raw:
+                stream.seek(offset)
+            else:
+                _skip(stream, offset - here)
+            line = stream.readline()
+            here = offset + len(line)
+            with contextlib.suppress(DataError):
+                yield position, _parse(line, path, position + 1, position, text_field, id_field, offset).identity
 
 
 def _uncompressed(raw: BinaryIO, name: str) -> BinaryIO:
@@ -66,11 +78,16 @@ def _lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: the compressed file is damaged or cut short ({error}); fetch it again.") from error
 
 
+def _record(line: bytes, offset: int) -> bytes:
+    """The line without the byte order mark that a file may begin with."""
+    return line if offset else line.removeprefix(codecs.BOM_UTF8)
+
+
 def _parse(
     line: bytes, path: Path, number: int, position: int, text_field: str, id_field: str, offset: int
 ) -> Document:
     try:
-        return to_document(orjson.loads(line), str(path), position, text_field, id_field, offset)
+        return to_document(orjson.loads(_record(line, offset)), str(path), position, text_field, id_field, offset)
     except orjson.JSONDecodeError as error:
         raise DataError(f"{path}:{number}: not valid JSON ({error}); mend or remove this line.") from error
     except ValueError as error:

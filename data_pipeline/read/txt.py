@@ -1,6 +1,6 @@
 """Plain text: one file is one document, its name (without the folder) is its id."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
@@ -19,3 +19,11 @@ def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], ob
         raise DataError(f"{path}:{line}: byte {error.start} is not UTF-8; convert the file to UTF-8.") from error
     yield Document(text, str(path), 0, path.name)
     advance(len(data))
+
+
+def identities(
+    path: Path, places: Sequence[tuple[int, int]], text_field: str, id_field: str
+) -> Iterator[tuple[int, str]]:
+    """Yield (position, identity) of the file's one document, when the file is there."""
+    if path.is_file():
+        yield from ((position, path.name) for position, _ in places if position == 0)

@@ -26,7 +26,7 @@ def batch(
 ) -> None:
     """Show which documents, from which files, are in a step, decoded."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from tools.inspect.batch import describe_step
@@ -36,7 +36,9 @@ def batch(
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     pieces = found["pieces"]
-    table = Table("sequence", "tokens", "document", "file:record", "text")
+    table = Table(
+        *(Column(name, overflow="fold") for name in ("sequence", "tokens", "document", "file:record", "text"))
+    )
     for piece in pieces:
         first, end = piece["tokens_in_sequence"]
         place = f"{Path(piece['source']).name}:{piece['record']}"
@@ -53,7 +55,7 @@ def where(
 ) -> None:
     """Show in which steps of the run's schedule a document was or will be."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from tools.inspect.batch import find_document
 
@@ -61,7 +63,7 @@ def where(
     if as_json:
         typer.echo(json.dumps({"document": doc, "visits": [asdict(visit) for visit in visits]}, ensure_ascii=False))
         return
-    table = Table("step", "sequence", "epoch", "shard set", "window")
+    table = Table(*(Column(name, overflow="fold") for name in ("step", "sequence", "epoch", "shard set", "window")))
     for visit in visits:
         table.add_row(str(visit.step), str(visit.sequence), str(visit.epoch), visit.shards, str(visit.window))
     Console().print(table)

@@ -226,6 +226,15 @@ def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path,
     assert done.tokenizer.vocab_size == settings["tokenizer"]["vocab_size"]
 
 
+def test_the_home_folder_is_meant(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = config(corpus, Path("~/out"), files=["~/*.jsonl", "a~b"], tokenizer={"kind": "load", "path": "~/t"})
+    assert (settings.out, settings.tokenizer.path) == (tmp_path / "out", tmp_path / "t")
+    assert settings.files == [f"{tmp_path}/*.jsonl", "a~b"]
+    with pytest.raises(ValueError, match="no home folder for ~nobody-here"):
+        config(corpus, Path("~nobody-here/out"))
+
+
 def test_every_setting_is_documented():
     for model in (PrepareConfig, *PrepareConfig.model_fields["tokenizer"].annotation.__args__):
         undocumented = [name for name, field in model.model_fields.items() if not field.description]

@@ -1,6 +1,7 @@
 """Every format gives the same documents; every mistake gives a sentence with a place."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,14 +10,14 @@ import pytest
 import zstandard
 
 from data_pipeline.errors import DataError
-from data_pipeline.read import expand, read_documents, read_record
+from data_pipeline.read import expand, read_documents, read_identities
 from tests.data_pipeline.conftest import sample_rows, write_jsonl
 
 ROWS = sample_rows("zh.jsonl", 3000)
 
 
 def as_tuples(paths, **options):
-    return [(d.text, d.position, d.id, d.metadata) for d in read_documents(paths, **options)]
+    return [(d.text, d.position, d.id) for d in read_documents(paths, **options)]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def write_as(plain: Path, suffix: str) -> Path:
         frames = [plain.read_bytes()[:half], plain.read_bytes()[half:]]
         path.write_bytes(b"".join(zstandard.compress(frame) for frame in frames))
     else:
-        pq.write_table(pa.Table.from_pylist(ROWS), path)
+        pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=1000)
     return path
 
 
@@ -45,10 +46,19 @@ def test_every_format_gives_the_same_documents(plain: Path, suffix: str):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
-def test_a_record_is_found_again_by_its_place(plain: Path, suffix: str):
+@pytest.mark.parametrize("id_field", ["id", "no id"])
+def test_identities_are_found_again_by_their_places(plain: Path, suffix: str, id_field: str):
     path = plain if suffix == ".jsonl" else write_as(plain, suffix)
-    document = list(read_documents([path]))[431]
-    assert read_record(document.source, document.position, document.offset) == document
+    documents = list(read_documents([path], id_field=id_field))
+    some = [documents[number] for number in (len(ROWS) - 1, 0, 43, 44, 7)]
+    places = [(d.position, d.offset) for d in some]
+    found = read_identities(str(path), places, id_field=id_field)
+    assert found == {d.position: d.identity for d in some}
+    assert read_identities(str(path), [*places, (10**6, 10**9)], id_field=id_field) == found
+    path.write_bytes(b"other")
+    assert read_identities(str(path), places) == {}
+    path.unlink()
+    assert read_identities(str(path), places) == {}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
@@ -113,6 +123,47 @@ def test_a_zstandard_file_cut_short_is_noticed(tmp_path: Path):
     path.write_bytes(zstandard.compress(b"".join(b'{"text": "%d"}\n' % n for n in range(99_999)))[:-1000])
     with pytest.raises(DataError, match=r"cut short.*Truncated"):
         list(read_documents([path]))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    for start in ("", "\n"):
+        path.write_text(f'\ufeff{start}{{"text": "a", "id": "x"}}\n{{"text": "b", "id": "y"}}\n', encoding="utf-8")
+        documents = list(read_documents([path]))
+        assert [d.text for d in documents] == ["a", "b"]
+        assert read_identities(str(path), [(d.position, d.offset) for d in documents]) == {0: "x", 1: "y"}
+
+
+def test_parquet_reads_no_other_columns_and_names_the_row_it_cannot_read(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    far = pa.array([0, 0, 2**60], pa.timestamp("ms"))
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "id": [1, 2, 3], "when": far}), path)
+    assert as_tuples([path]) == [("a", 0, "1"), ("b", 1, "2"), ("c", 2, "3")]
+    with pytest.raises(DataError, match=r"a\.parquet, row 2"):
+        as_tuples([path], id_field="when")
+    with pytest.raises(DataError, match=r"no field 'body' \(fields here: text, id, when\)"):
+        as_tuples([path], text_field="body")
+    pq.write_table(pa.table({"text": pa.array([b"fine", b"\xff"]).view(pa.string())}), path)
+    with pytest.raises(DataError, match=r"a\.parquet, row 1: .*utf-8"):
+        as_tuples([path])
+
+
+def test_one_file_under_several_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.jsonl").write_text("")
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    names = ["a.jsonl", tmp_path / "a.jsonl", "deep/../a.jsonl", "b.jsonl", tmp_path, "*.jsonl"]
+    assert expand(names) == [Path("a.jsonl")]
+    assert expand(names[::-1]) == [Path("a.jsonl")]
+    assert expand(names[2:]) == [Path("deep/../a.jsonl")]
+
+
+def test_a_file_name_that_is_not_utf8_is_a_sentence(tmp_path: Path):
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jsonl")).write_text("")
+    for pattern in (tmp_path, tmp_path / "*.jsonl"):
+        with pytest.raises(DataError, match=r"caf\\xe9\.jsonl: the file's name is not UTF-8"):
+            expand([pattern])
 
 
 def test_what_is_not_there_is_named(tmp_path: Path):

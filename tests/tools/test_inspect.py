@@ -1,6 +1,8 @@
 """From a step to its documents and back, on real shards."""
 
+import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.config import PrepareConfig
@@ -171,6 +175,44 @@ def test_mistakes_are_sentences(run: Path, tmp_path: Path):
         find_document(run, "nobody")
     with pytest.raises(UserError, match="not a run folder"):
         describe_step(tmp_path, 1)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
+def test_a_source_file_is_read_once_for_all_its_pieces(
+    run: Path, corpus: Path, config: RunConfig, tmp_path: Path, suffix: str
+):
+    file = tmp_path / f"docs{suffix}"
+    if suffix == ".parquet":
+        rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=10)
+    else:
+        file.write_bytes(gzip.compress(corpus.read_bytes()))
+    tokenize([file], Tokenizer.load(config.data.tokenizer), tmp_path / "train")
+    data = config.data.model_copy(update={"sources": [SourceConfig(path=tmp_path / "train")]})
+    (tmp_path / "config.yaml").write_text(dump(config.model_copy(update={"run_dir": tmp_path, "data": data})))
+    identities = [document.identity for document in read_documents([file])]
+    opened = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]) == str(file):
+            opened.append(arguments)
+
+    sys.addaudithook(watch)
+    pieces = describe_step(tmp_path, 7)["pieces"]
+    assert [piece["id"] for piece in pieces] == [identities[piece["record"]] for piece in pieces]
+    assert len(opened) <= 1 < len(pieces)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_cuts_nothing(run: Path, width: int):
+    command = [sys.executable, "-m", "launcher", "inspect", "batch", str(run), "--step", "3"]
+    environment = {**os.environ, "COLUMNS": str(width)}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    pieces = describe_step(run, 3)["pieces"]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+    assert "…" not in "".join(cell for row in rows for cell in row[:4])
+    assert "".join(row[3] for row in rows) == "".join(f"docs.jsonl:{piece['record']}" for piece in pieces)
+    assert "".join(row[2] for row in rows) == "".join(piece["id"] for piece in pieces)
 
 
 def test_the_commands(run: Path):

@@ -1,14 +1,15 @@
 """From a step of a run to its documents, and from a document to its steps. Needs no checkpoint and no model."""
 
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_pipeline.errors import DataError
 from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.mixture.mixture import samples_digest
-from data_pipeline.read import read_record
-from data_pipeline.shards import DocumentSpan, ShardSet
+from data_pipeline.read import read_identities
+from data_pipeline.read.document import hash_identity
+from data_pipeline.shards import DocumentSpan, Provenance, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
@@ -62,9 +63,11 @@ def describe_step(run: Path, step: int) -> dict[str, Any]:
     mixture = open_mixture(config, tokenizer.digest)
     check_same_data(run, mixture, config.train.global_batch_size, step)
     samples = Loader(mixture, config.train.global_batch_size).samples(step)
-    pieces = []
+    places: list[_Place] = []
     for sequence, (source, window) in enumerate(samples.tolist()):
-        pieces += _pieces(mixture, tokenizer, sequence, source, window)
+        places += _places(mixture, sequence, source, window)
+    ids = _ids_of(places)
+    pieces = [_piece(place, place.start + mixture.seq_len + 1, tokenizer, ids) for place in places]
     return {"step": step, "samples_digest": samples_digest(samples), "pieces": [asdict(piece) for piece in pieces]}
 
 
@@ -96,41 +99,57 @@ def _tokenizer(run: Path, config: RunConfig) -> Tokenizer:
     return Tokenizer.load(folder if folder.is_dir() else config.data.tokenizer)
 
 
-def _pieces(mixture: Mixture, tokenizer: Tokenizer, sequence: int, source: int, window: int) -> list[Piece]:
+class _Place(NamedTuple):
+    """A document in a sequence of the step, before anything about it is read."""
+
+    sequence: int
+    shards: ShardSet
+    window: int
+    start: int
+    span: DocumentSpan
+    origin: Provenance
+
+
+def _places(mixture: Mixture, sequence: int, source: int, window: int) -> list[_Place]:
     shards = mixture.sources[source]
-    start, length = window * mixture.seq_len, mixture.seq_len + 1
+    start = window * mixture.seq_len
     return [
-        _piece(shards, tokenizer, sequence, window, start, start + length, span)
-        for span in shards.documents_in(start, length)
+        _Place(sequence, shards, window, start, span, shards.provenance(span.document))
+        for span in shards.documents_in(start, mixture.seq_len + 1)
     ]
 
 
-def _piece(
-    shards: ShardSet, tokenizer: Tokenizer, sequence: int, window: int, start: int, end: int, span: DocumentSpan
-) -> Piece:
-    origin = shards.provenance(span.document)
+def _piece(place: _Place, end: int, tokenizer: Tokenizer, ids: dict[tuple[Path, int], str]) -> Piece:
+    span, start, origin = place.span, place.start, place.origin
     first, last = max(start, span.first), min(end, span.end)
     return Piece(
-        sequence=sequence,
-        shards=str(shards.prefix),
-        window=window,
+        sequence=place.sequence,
+        shards=str(place.shards.prefix),
+        window=place.window,
         source=origin.source,
         record=origin.position,
-        id=_id_of(shards, span.document),
+        id=ids.get((place.shards.prefix, span.document)),
         tokens_in_sequence=(first - start, last - start),
         tokens_in_document=(first - span.first, last - span.first),
-        text=shorten(tokenizer.decode(shards.read(first, last - first))),
+        text=shorten(tokenizer.decode(place.shards.read(first, last - first))),
     )
 
 
-def _id_of(shards: ShardSet, document: int) -> str | None:
-    """Ask the source file for the id; believe it only when its hash is the one that was kept."""
-    origin, manifest = shards.provenance(document), shards.manifest
-    try:
-        record = read_record(origin.source, origin.position, origin.offset, manifest.text_field, manifest.id_field)
-    except DataError:
-        return None
-    return record.identity if record.identity_hash == origin.id_hash else None
+def _ids_of(places: list[_Place]) -> dict[tuple[Path, int], str]:
+    """Ask each source file once for the ids, by (prefix, document); believed only when their hashes were kept."""
+    files: dict[tuple[Path, str], list[_Place]] = defaultdict(list)
+    for place in places:
+        files[place.shards.prefix, place.origin.source].append(place)
+    ids = {}
+    for (prefix, source), here in files.items():
+        manifest = here[0].shards.manifest
+        wanted = {(place.origin.position, place.origin.offset) for place in here}
+        found = read_identities(source, wanted, manifest.text_field, manifest.id_field)
+        for place in here:
+            identity = found.get(place.origin.position)
+            if identity is not None and hash_identity(identity) == place.origin.id_hash:
+                ids[prefix, place.span.document] = identity
+    return ids
 
 
 def _numbers_of(shards: ShardSet, document: str) -> list[int]:
