@@ -81,6 +81,18 @@ class Manifest(_Record):
     """The files the documents came from; provenance rows point into this list."""
     content_sha256: str
     """Identity of the token data, wherever it lies: the digest of the shards' own digests, in order."""
+    manifest_sha256: str = ""
+    """Digest of all the other fields; empty in manifests written before there was one."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files of the set."""
+        return sum(s.bin.size + s.idx.size + s.documents.size for s in self.shards)
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Digest every field but the digest itself."""
+    return hashlib.sha256(manifest.model_dump_json(exclude={"manifest_sha256"}).encode()).hexdigest()
 
 
 def content_digest(dtype: str, shards: list[ShardRecord]) -> str:
@@ -120,11 +132,28 @@ def as_prefix(prefix: str | Path) -> Path:
 
 def write_manifest(prefix: Path, manifest: Manifest) -> None:
     """Write it whole or not at all. From here on the shard set exists."""
+    manifest = manifest.model_copy(update={"manifest_sha256": manifest_digest(manifest)})
     write_atomically(manifest_path(prefix), (manifest.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_manifest(prefix: str | Path) -> Manifest:
-    """Read PREFIX.manifest.json. DataError when it is missing, damaged, or of another version."""
+    """Read PREFIX.manifest.json. DataError when it is missing, damaged, of another version, or does not add up."""
+    manifest = parse_manifest(prefix)
+    for problem in sum_problems(manifest):
+        raise DataError(f"{manifest_path(prefix)}: {problem}; it was changed: bring it back or prepare the data again.")
+    return manifest
+
+
+def sum_problems(manifest: Manifest) -> Iterator[str]:
+    """Say which totals are not the sums over the shards: a reader counts on them."""
+    for field in ("num_tokens", "num_documents"):
+        said, true = getattr(manifest, field), sum(getattr(shard, field) for shard in manifest.shards)
+        if said != true:
+            yield f"{field} is {said}, its shards make it {true}"
+
+
+def parse_manifest(prefix: str | Path) -> Manifest:
+    """Read PREFIX.manifest.json without asking whether it adds up; `verify` does so, and says what does not."""
     path = manifest_path(prefix)
     try:
         with _garbage_collection_paused():

@@ -1,6 +1,10 @@
 """Read a shard set: its tokens as one long row, its documents by their places in that row."""
 
+import contextlib
+import functools
 import mmap
+import resource
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,8 +20,24 @@ from data_pipeline.read.document import hash_identity
 from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, as_prefix, read_manifest
 from data_pipeline.shards.megatron import Index, map_index
 
-_MAPPED_AT_ONCE = 256
-"""Shards mapped at a time: each holds a file descriptor, and a process often has 1,024."""
+_MOST_DESCRIPTORS = 1 << 16
+"""Asked of the system at most; it also limits the maps of a process, to 65,530."""
+_open_sets: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()
+
+
+@functools.cache
+def _maps_at_once() -> int:
+    """How many files this process may keep mapped: half its descriptors, of which each map holds one.
+
+    The soft limit, often 1,024, is raised to what the system allows: a corpus may have thousands of shards.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (wanted if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)) // 2
 
 
 class DocumentSpan(NamedTuple):
@@ -65,6 +85,7 @@ class ShardSet:
         self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
         self._indexes: dict[int, Index] = {}
         self._lock = Lock()
+        _open_sets.add(self)
 
     @classmethod
     def open(cls, prefix: str | Path) -> "ShardSet":
@@ -101,11 +122,6 @@ class ShardSet:
         page = first - first % mmap.PAGESIZE
         end = min(len(view), first + length * ids.itemsize)
         view.madvise(mmap.MADV_WILLNEED, page, end - page)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all files of the set."""
-        return sum(s.bin.size + s.idx.size + s.documents.size for s in self.manifest.shards)
 
     def check_sizes(self) -> None:
         """Compare every file's size with the manifest, cheaply. DataError names the first that differs."""
@@ -196,13 +212,14 @@ class ShardSet:
         return self._indexes[shard]
 
     def _map(self, shard: int) -> _Mapped:
-        """Return the mapped .bin of a shard; the oldest map is dropped beyond _MAPPED_AT_ONCE."""
-        mapped = self._mapped.get(shard)
-        if mapped is None:
-            with self._lock:
+        """Return the mapped .bin of a shard; beyond this set's share of the maps, the least recently used one goes."""
+        with self._lock:
+            mapped = self._mapped.get(shard)
+            if mapped is None:
                 mapped = self._mapped[shard] = self._open_bin(shard)
-                if len(self._mapped) > _MAPPED_AT_ONCE:
+                while len(self._mapped) > max(1, _maps_at_once() // len(_open_sets)):
                     self._mapped.popitem(last=False)
+            self._mapped.move_to_end(shard)
         return mapped
 
     def _open_bin(self, shard: int) -> _Mapped:

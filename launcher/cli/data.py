@@ -119,11 +119,11 @@ def inspect(
 def verify(prefix: Prefix, as_json: AsJson = False) -> None:
     """Check every byte of a shard set against its manifest. Exit code 1 when something differs."""
     from data_pipeline.progress import progress
-    from data_pipeline.shards import ShardSet
     from data_pipeline.shards import verify as run
+    from data_pipeline.shards.manifest import parse_manifest
 
-    shards = ShardSet.open(prefix)
-    with progress("verifying", shards.num_bytes) as advance:
+    manifest = parse_manifest(prefix)
+    with progress("verifying", manifest.num_bytes) as advance:
         problems = run(prefix, advance)
     if as_json:
         typer.echo(json.dumps({"prefix": prefix, "ok": not problems, "problems": problems}, ensure_ascii=False))
@@ -132,7 +132,7 @@ def verify(prefix: Prefix, as_json: AsJson = False) -> None:
             "\n  ".join([f"{prefix} is broken:", *problems, "Bring the files back or prepare them again."])
         )
     if not as_json:
-        counts = f"{shards.num_documents:,} documents, {shards.num_tokens:,} tokens"
+        counts = f"{manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens"
         typer.echo(f"{prefix} is whole: {counts}, every byte as its manifest says.")
 
 

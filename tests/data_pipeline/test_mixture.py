@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from data_pipeline.errors import DataError
 from data_pipeline.execute import tokenize
 from data_pipeline.mixture import Loader, Mixture, samples_digest
-from data_pipeline.shards import ShardSet
+from data_pipeline.shards import ShardSet, reader
 from data_pipeline.shards.manifest import FileRecord, Manifest, ShardRecord, content_digest, write_manifest
 from data_pipeline.tokenizer import Tokenizer
 from tests.data_pipeline.conftest import sample_rows, write_jsonl
@@ -219,6 +222,41 @@ def test_a_corpus_of_ten_trillion_tokens_opens_in_a_moment(tmp_path: Path, shard
     assert min(times) < 0.1, f"{times} s"
     touched = {window * 2048 // tokens for _, window in mixture.samples(0, 512).tolist()}
     assert len(touched) > 90
+
+
+MANY_SHARDS = """
+import resource, sys
+soft, hard = int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+from data_pipeline.mixture import Loader, Mixture
+sets = [Mixture.open([(sys.argv[1], 1.0)], 512, seed) for seed in (1, 2)]
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+for step in range(1, 5):
+    for mixture in sets:
+        Loader(mixture, 2048).batch(step)
+print(sum(str(name).endswith(".bin") for name in opened))
+"""
+
+
+@pytest.mark.parametrize(("soft", "hard", "opens"), [(128, 2048, 600), (128, 128, None)])
+def test_many_shards_stay_mapped_as_far_as_the_system_allows(tmp_path: Path, soft: int, hard: int, opens: int | None):
+    """Two readers of 300 shards: each opens each shard once, unless descriptors are few, and never runs out of them."""
+    prefix = simulate(tmp_path, 300, 10_000)
+    command = [sys.executable, "-c", MANY_SHARDS, str(prefix), str(soft), str(hard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert opens is None or int(done.stdout) == opens
+
+
+def test_the_least_recently_used_shard_is_the_one_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader, "_open_sets", weakref.WeakSet())
+    monkeypatch.setattr(reader, "_maps_at_once", lambda: 2)
+    shards = ShardSet.open(simulate(tmp_path, 3, 1000))
+    for shard in (0, 1, 0, 2, 0):
+        shards.read(1000 * shard, 10)
+        (tmp_path / "huge_00000_text_document.bin").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="huge_00000"):
+        ShardSet.open(tmp_path / "huge").read(0, 10)
 
 
 def test_the_order_never_changes(mixture: Mixture):

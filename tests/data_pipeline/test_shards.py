@@ -191,6 +191,29 @@ def test_verify_finds_a_manifest_that_does_not_add_up(shards: ShardSet, field: s
     manifest[field] = manifest[field] + 1 if isinstance(manifest[field], int) else "0" * 64
     path.write_text(json.dumps(manifest))
     assert any(field in problem for problem in verify(shards.prefix))
+    if field in ("num_tokens", "num_documents"):
+        with pytest.raises(DataError, match=rf"set\.manifest\.json: {field} is \d+, its shards make it"):
+            ShardSet.open(shards.prefix)
+
+
+def test_verify_finds_any_changed_field_of_the_manifest(shards: ShardSet):
+    path = shards.prefix.with_name("set.manifest.json")
+    before = json.loads(path.read_text())
+    changes = {
+        name: value + 1 if isinstance(value, int) else [] if isinstance(value, list) else "changed"
+        for name, value in before.items()
+        if name not in ("format", "version", "dtype")
+    }
+    assert {"text_bytes", "num_empty_documents", "id_field", "sources", "shards"} < changes.keys()
+    for field, value in changes.items():
+        path.write_text(json.dumps({**before, field: value}))
+        assert any("set.manifest.json" in problem for problem in verify(shards.prefix)), field
+    path.write_text(json.dumps({**before, "shards": []}))
+    with pytest.raises(DataError, match="its shards make it 0"):
+        ShardSet.open(shards.prefix)
+    del before["manifest_sha256"]
+    path.write_text(json.dumps(before))
+    assert verify(shards.prefix) == []
 
 
 @pytest.mark.parametrize("cut", [2, None])
