@@ -34,7 +34,7 @@ def write_as(plain: Path, suffix: str) -> Path:
         frames = [plain.read_bytes()[:half], plain.read_bytes()[half:]]
         path.write_bytes(b"".join(zstandard.compress(frame) for frame in frames))
     else:
-        pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=1000)
+        pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=40)
     return path
 
 
