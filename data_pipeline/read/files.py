@@ -58,7 +58,7 @@ def read_identities(
     Those that cannot be read any more are left out: the file is gone, shorter or damaged since.
     """
     path, found = Path(source), {}
-    with contextlib.suppress(OSError, EOFError, zlib.error, pa.ArrowException, DataError):
+    with contextlib.suppress(OSError, EOFError, ValueError, OverflowError, zlib.error, pa.ArrowException, DataError):
         for position, identity in _format_of(path).identities(path, sorted(places), text_field, id_field):
             found[position] = identity
     return found

@@ -141,6 +141,7 @@ def test_parquet_reads_no_other_columns_and_names_the_row_it_cannot_read(tmp_pat
     assert as_tuples([path]) == [("a", 0, "1"), ("b", 1, "2"), ("c", 2, "3")]
     with pytest.raises(DataError, match=r"a\.parquet, row 2"):
         as_tuples([path], id_field="when")
+    assert read_identities(str(path), [(2, 0)], id_field="when") == {}
     with pytest.raises(DataError, match=r"no field 'body' \(fields here: text, id, when\)"):
         as_tuples([path], text_field="body")
     pq.write_table(pa.table({"text": pa.array([b"fine", b"\xff"]).view(pa.string())}), path)
