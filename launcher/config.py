@@ -135,6 +135,8 @@ class EngineConfig(Settings):
     """torch.compile each block."""
     activation_checkpointing: Literal["none", "full"] = "none"
     """full: keep only each block's input and compute the rest again in the backward pass."""
+    deterministic: bool = False
+    """On a GPU, use only algorithms whose result is the same bits every time; slower. On a CPU they always are."""
     timeout_seconds: PositiveInt = 600
     """How long a rank waits for the others in a collective before it gives up."""
 

@@ -7,3 +7,7 @@ class ModelError(Exception):
 
 class CheckpointError(ModelError):
     """A checkpoint that cannot be believed or does not fit: the message names the file and the tensor."""
+
+
+class CheckpointUnreadable(CheckpointError):
+    """A checkpoint that may well be good but this process cannot read: permission, disk, newer format."""

@@ -37,15 +37,24 @@ def quickstart(
     _prepare()
     _stage(2, "train", _RUN)
     overrides = [f"run_dir={out}"] if out else []
+    overrides += ["engine.ranks=1"] if _gpus() == 1 else []
     config = load(_RUN, RunConfig, overrides).value
     if code := run(_RUN, overrides):
         raise CheckFailed(f"training ended with exit code {code}; what it said is above")
+    if _metrics(config.run_dir)[-1]["step"] < config.train.steps:
+        raise CheckFailed("training was stopped before its last step; run quickstart again to go on")
     _stage(3, "export to the Hugging Face format, and verify with transformers in another process")
     export = config.run_dir / "export"
     report = _export(config.run_dir, export)
     _stage(4, "generate from the export")
     _generate(export)
     _summary(config, export, report, time.monotonic() - started)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _stage(number: int, what: str, config: Path | None = None) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.cluster.rendezvous import LOST_OTHERS, RENDEZVOUS
@@ -25,9 +25,8 @@ def start_local(arguments: Sequence[str], ranks: int, logs: Path) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="megamodel-") as meeting_place:
         processes = [_start(arguments, rank, ranks, Path(meeting_place) / "store", logs) for rank in range(ranks)]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: _signal_all(processes, received))
-        failed = _watch(processes)
+        with _passing_signals_on(processes):
+            failed = _watch(processes)
         if failed is None:
             return 0
         _end(processes)
@@ -45,7 +44,7 @@ def _start(arguments: Sequence[str], rank: int, ranks: int, store: Path, logs: P
     }
     command = [sys.executable, "-m", "launcher.train", *arguments]
     with contextlib.ExitStack() as stack:
-        output = None if rank == 0 else stack.enter_context((logs / f"rank_{rank}.log").open("wb"))
+        output = None if rank == 0 else stack.enter_context((logs / f"rank_{rank}.log").open("ab"))
         error = None if rank == 0 else subprocess.STDOUT
         return subprocess.Popen(
             command,
@@ -77,6 +76,17 @@ def _watch(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _passing_signals_on(processes: "Sequence[subprocess.Popen[bytes]]") -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda received, _: _signal_all(processes, received)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _signal_all(processes: "Sequence[subprocess.Popen[bytes]]", number: int) -> None:

@@ -52,9 +52,13 @@ class Ranks:
 def join(engine: EngineConfig) -> Ranks:
     """Connect to the other ranks and choose the device. The engine `single` connects to nobody."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = choose_device(engine, int(os.environ.get("LOCAL_RANK", 0)))
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = choose_device(engine, int(os.environ.get("LOCAL_RANK", 0)), local_ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if engine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     if engine.name != "single":
         _connect(engine, rank, world_size, device)
     elif world_size > 1:
@@ -64,7 +68,7 @@ def join(engine: EngineConfig) -> Ranks:
 
 def _connect(engine: EngineConfig, rank: int, world_size: int, device: torch.device) -> None:
     # A process alone has nobody to meet, so it needs no address.
-    alone = world_size == 1 and "MASTER_ADDR" not in os.environ and RENDEZVOUS not in os.environ
+    alone = "RANK" not in os.environ
     method = None if alone else os.environ.get(RENDEZVOUS, "env://")
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -89,12 +93,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def choose_device(engine: EngineConfig, local_rank: int) -> torch.device:
-    """The device that the configuration and this machine give to a rank."""
+def choose_device(engine: EngineConfig, local_rank: int, local_ranks: int) -> torch.device:
+    """The device for one of this machine's ranks: with engine.device=auto, GPUs when there is one for each."""
     available = torch.cuda.is_available()
+    if engine.device == "auto" and local_ranks > torch.cuda.device_count():
+        return torch.device("cpu")
     if engine.device == "cuda" and not available:
         raise UserError("engine.device is cuda, but torch sees no GPU here; set engine.device to auto or cpu")
-    if engine.device == "cpu" or not available:
+    if engine.device == "cpu":
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise UserError(

@@ -9,6 +9,7 @@ class Mark:
     """A moment in the device's stream of work; on a CPU, now."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(device))
@@ -17,6 +18,7 @@ class Mark:
     def wait(self) -> None:
         """Block this thread until the device has come here."""
         if self._event is not None:
+            torch.cuda.set_device(self._device)  # of this thread: waiting must not touch another rank's GPU
             self._event.synchronize()
 
     def seconds_since(self, earlier: "Mark") -> float:

@@ -35,7 +35,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     objects = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            objects.append(json.loads(line))
+            value = json.loads(line)
         except ValueError:
             continue
+        if isinstance(value, dict):
+            objects.append(value)
     return objects

@@ -3,6 +3,7 @@
 The step hands over tensors that are still being computed; a thread waits for them and does all reading and writing.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -69,15 +70,29 @@ class MetricsWriter:
         self._queue.put(record)
 
     def flush(self) -> None:
-        """Wait until every step handed over has been written."""
+        """Wait until every step handed over has been written; raise the error of one that could not be."""
         self._queue.join()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
-        """Write what is left and close the sinks."""
+        """Write what is left and close the sinks; raise the error of a step that could not be written."""
         self._queue.put(None)
         self._thread.join()
         for sink in self._sinks:
             sink.close()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # the error under way says more
+            self.close()
 
     def _run(self) -> None:
         while (record := self._queue.get()) is not None:

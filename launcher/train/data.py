@@ -24,12 +24,13 @@ def open_mixture(config: RunConfig, sources: list[SourceConfig], tokenizer_diges
     return Mixture.open(pairs, config.train.seq_len, config.seed, tokenizer_digest)
 
 
-def data_order(config: RunConfig, mixture: Mixture) -> dict[str, Any]:
-    """Everything that the samples of a step follow from; a change of it is another run."""
+def data_order(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything that the samples of a step follow from, and what their ids mean; a change of it is another run."""
     return {
         "seed": config.seed,
         "seq_len": config.train.seq_len,
         "global_batch_size": config.train.global_batch_size,
+        "tokenizer": tokenizer.digest,
         "sources": [[shards.digest, weight] for shards, weight in zip(mixture.sources, mixture.weights, strict=True)],
     }
 

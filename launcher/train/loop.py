@@ -54,7 +54,7 @@ class Trainer:
         self.folder = RunFolder(config.run_dir)
         tokenizer = Tokenizer.load(config.data.tokenizer)
         mixture = open_mixture(config, config.data.sources, tokenizer.digest)
-        self.data_order = data_order(config, mixture)
+        self.data_order = data_order(config, mixture, tokenizer)
         self.loader = train_loader(config, mixture, ranks)
         self.validation = validation_set(config, tokenizer, ranks)
         self.last_step = min(config.train.steps, config.train.stop_at_step or config.train.steps)
@@ -65,6 +65,7 @@ class Trainer:
         ranks.on_first(lambda: write_start(self.folder, config, self.step, self.events))
         self.writer = self._checkpoint_writer(start.attempt)
         self.metrics = MetricsWriter(self._finish_line, self._sinks())
+        self._stopped = False
         self.rates = _Rates.measure(config, ranks)
 
     def _take_over(self) -> _Start:
@@ -78,17 +79,17 @@ class Trainer:
         """Make the steps; leave the run saved and its metrics written."""
         if self.step >= self.last_step:
             self.metrics.close()
-            self._say(f"step {self.step} of {self.last_step}: this run is complete, there is nothing to train")
+            self._say(f"this run stands at step {self.step}: there is nothing to train up to step {self.last_step}")
             return
         self._introduce()
         stop = StopSignal()
         batches = self.loader.batches(self.step + 1, self.last_step, self.config.data.prefetch_batches)
-        try:
+        with self.metrics:
             self._loop(batches, stop)
-        finally:
-            self.metrics.close()
         self.writer.wait()
         self.events.write("ended", step=self.step)
+        if self._stopped:
+            self._say(f"stopped by a signal after step {self.step}, and saved; the same command goes on from here")
 
     def _introduce(self) -> None:
         """Say what is trained on what, and look at the untrained model."""
@@ -118,12 +119,15 @@ class Trainer:
             data_seconds = time.perf_counter() - waited
             record = self._one_step(batch, started, data_seconds)
             self.metrics.push(record)
-            stopping = stop.agreed()
-            self._check_health()
+            self.writer.check()
+            stopping, unhealthy = stop.agreed(self.metrics.not_finite is not None)
+            if unhealthy:
+                self._refuse_not_finite()
             if stopping or self.step % self.config.checkpoint.every_steps == 0 or self.step == self.last_step:
                 self._save()
             if stopping:
                 self.events.write("stopped", step=self.step, reason="signal")
+                self._stopped = True
                 break
 
     def _one_step(self, batch: Batch, started: Mark, data_seconds: float) -> StepRecord:
@@ -139,12 +143,12 @@ class Trainer:
         fields = {"lr": lr, "samples_digest": batch.samples_digest, "data_seconds": round(data_seconds, 6)}
         return StepRecord(self.step, started, ended, Mark(self.ranks.device), vector, names, fields)
 
-    def _check_health(self) -> None:
-        self.writer.check()
-        if self.metrics.not_finite is not None:
-            self._fail_not_finite(self.metrics.not_finite)
-
-    def _fail_not_finite(self, step: int) -> None:
+    def _refuse_not_finite(self) -> None:
+        """Raise on every rank at the same step: when all know of it, or when all have read every step so far."""
+        self.metrics.flush()
+        step = self.metrics.not_finite
+        if step is None:
+            return
         self.events.write("not_finite", step=step)
         raise CheckFailed(
             f"step {step}: the loss or the gradient norm is not a finite number; nothing later was saved. Lower "
@@ -154,8 +158,7 @@ class Trainer:
 
     def _save(self) -> None:
         # The line of a saved step must be on disk first, and a state that is not finite must never be.
-        self.metrics.flush()
-        self._check_health()
+        self._refuse_not_finite()
         self.writer.save(self.step, self.engine.state())
 
     def _checkpoint_writer(self, attempt: str) -> CheckpointWriter:

@@ -22,11 +22,18 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError("usage: python -m launcher.train CONFIG [key=value ...]")
         return run(Path(arguments[0]), arguments[1:])
     except (UserError, DataError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return getattr(error, "exit_code", 2)
+        return _tell(str(error), getattr(error, "exit_code", 2))
     except OSError as error:
-        print(f"error: {os_error_sentence(error)}", file=sys.stderr, flush=True)
-        return 2
+        return _tell(os_error_sentence(error), 2)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _tell(message: str, code: int) -> int:
+    """Every rank finds the same mistake before they meet; the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
 
 
 def run(path: Path, overrides: Sequence[str]) -> int:
@@ -69,6 +76,9 @@ def train_as_rank(config: RunConfig) -> int:
             raise
         print(f"rank {ranks.rank}: {error}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 2)
+    except OSError as error:
+        print(f"rank {ranks.rank}: {os_error_sentence(error)}", file=sys.stderr, flush=True)
+        return 2
     except RuntimeError as error:
         if not lost_others(error):
             raise

@@ -10,7 +10,7 @@ _SAME_SIGNAL_SECONDS = 3.0
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT on any rank into one decision of all ranks.
+    """Turns what one rank knows (SIGTERM or SIGINT came; its numbers are bad) into one decision of all ranks.
 
     Each step sums the ranks' flags in the background and the next step looks at the sum, so all ranks see the same
     answer at the same step and none waits for it. Another signal some seconds later ends the process at once; one
@@ -18,9 +18,9 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._received = torch.zeros((), dtype=torch.int32)
+        self._received = False
         self._since = 0.0
-        self._sum: torch.Tensor | None = None
+        self._sum = torch.zeros(2, dtype=torch.int64)
         self._work: dist.Work | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
@@ -31,15 +31,18 @@ class StopSignal:
             signal.raise_signal(number)
         if not self._received:
             self._since = time.monotonic()
-            self._received.fill_(1)
+            self._received = True
 
-    def agreed(self) -> bool:
-        """True when some rank had received a signal by the previous call; the same on every rank."""
+    def agreed(self, unhealthy: bool) -> tuple[bool, bool]:
+        """Whether some rank had received a signal, and whether some was unhealthy, by the previous call.
+
+        The same on every rank.
+        """
+        flags = torch.tensor([int(self._received), int(unhealthy)])
         if not (dist.is_initialized() and dist.get_world_size() > 1):
-            return bool(self._received)
+            return bool(flags[0]), bool(flags[1])
         if self._work is not None:
             self._work.wait()
-        answer = self._sum is not None and bool(self._sum)
-        self._sum = self._received.clone()
-        self._work = dist.all_reduce(self._sum, async_op=True)
-        return answer
+        answer = self._sum
+        self._sum, self._work = flags, dist.all_reduce(flags, async_op=True)
+        return bool(answer[0]), bool(answer[1])

@@ -67,6 +67,7 @@ _SETTINGS = {
     "seed": "seed",
     "seq_len": "train.seq_len",
     "global_batch_size": "train.global_batch_size",
+    "tokenizer": "data.tokenizer (digest of tokenizer.json)",
     "sources": "data.sources (digest and weight of each)",
 }
 
@@ -79,13 +80,20 @@ def write_start(folder: RunFolder, config: RunConfig, start_step: int, events: E
     aside = folder.config.with_name("config.yaml.part")
     aside.write_text(text)
     aside.rename(folder.config)
-    if not folder.tokenizer.exists():
-        copy = folder.path / "tokenizer.part"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(config.data.tokenizer, copy)
-        copy.rename(folder.tokenizer)
+    _copy_tokenizer(config.data.tokenizer, folder)
     lost = _rewind(folder.metrics, start_step)
     events.write("resumed" if start_step else "started", step=start_step, steps_lost=lost)
+
+
+def _copy_tokenizer(source: Path, folder: RunFolder) -> None:
+    """Put the run's tokenizer into its folder; one that an attempt without a checkpoint left there may be another."""
+    if source.resolve() == folder.tokenizer.resolve():
+        return
+    copy = folder.path / "tokenizer.part"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    shutil.rmtree(folder.tokenizer, ignore_errors=True)
+    copy.rename(folder.tokenizer)
 
 
 def _changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
@@ -102,9 +110,11 @@ def _flat(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _rewind(path: Path, step: int) -> int:
-    """Drop the lines after `step`, which a killed process wrote and this one will write again; return how many."""
+    """Move the lines after `step`, which this process will write again, to metrics.lost.jsonl; return how many."""
     lines = read_json_lines(path)
     kept = [line for line in lines if line.get("step", 0) <= step]
+    with path.with_name("metrics.lost.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines if line not in kept)
     aside = path.with_name(f"{path.name}.part")
     with aside.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in kept)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from megamodel.checkpoint.manifest import Manifest, read_manifest
 from megamodel.checkpoint.tensor_file import digest_file
-from megamodel.errors import CheckpointError
+from megamodel.errors import CheckpointError, CheckpointUnreadable
 
 _NAME = re.compile(r"step_(\d{8,})")
+_LISTINGS = 20
 
 
 def checkpoint_name(step: int) -> str:
@@ -23,14 +24,21 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every committed checkpoint in a run's checkpoints folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    # The listing itself tells folders from files: asked later, a run in progress may have deleted what was listed.
+    with os.scandir(folder) as entries:
+        found = [(_NAME.fullmatch(entry.name), Path(entry.path)) for entry in entries if entry.is_dir()]
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def verify_checkpoint(path: Path) -> list[str]:
-    """Read every byte of a checkpoint; return one sentence for each fault, none when all is well."""
+    """Read every byte of a checkpoint; return one sentence for each fault, none when all is well.
+
+    Raises CheckpointUnreadable when it may be good but this process cannot tell.
+    """
     try:
         manifest = read_manifest(path)
+    except CheckpointUnreadable:
+        raise
     except CheckpointError as error:
         return [str(error)]
     with ThreadPoolExecutor() as pool:
@@ -51,20 +59,32 @@ def _file_fault(path: Path, size: int, digest: str) -> str | None:
             return f"{path}: content differs from the digest taken while it was written: at least one bit has changed"
     except FileNotFoundError:
         return f"{path}: missing"
+    except (IsADirectoryError, NotADirectoryError):
+        return f"{path}: not a file"
     except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
+        raise CheckpointUnreadable(f"{path}: {error.strerror}; it may be whole, so make it readable") from error
     return None
 
 
 def find_newest_good(folder: Path) -> tuple[Path | None, list[tuple[Path, list[str]]]]:
-    """The newest checkpoint that verifies, and the newer ones that do not with their faults."""
-    bad: list[tuple[Path, list[str]]] = []
-    for _, path in reversed(list_checkpoints(folder)):
-        faults = verify_checkpoint(path)
-        if not faults:
-            return path, bad
-        bad.append((path, faults))
-    return None, bad
+    """The newest checkpoint that verifies, and the newer ones that do not with their faults.
+
+    One that a run in progress deletes meanwhile is not bad: the folder is listed again, for there is a newer one.
+    """
+    for _ in range(_LISTINGS):
+        bad: list[tuple[Path, list[str]]] = []
+        for _, path in reversed(list_checkpoints(folder)):
+            faults = verify_checkpoint(path)
+            if not faults:
+                return path, bad
+            if not path.is_dir():
+                break
+            bad.append((path, faults))
+        else:
+            return None, bad
+    raise CheckpointError(
+        f"{folder}: its run deletes checkpoints faster than they can be read; try again when the run has stopped"
+    )
 
 
 def quarantine(path: Path) -> Path:

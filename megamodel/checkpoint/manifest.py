@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from megamodel.errors import CheckpointError
+from megamodel.errors import CheckpointError, CheckpointUnreadable
 from megamodel.parallel.shard import Box
 
 MANIFEST = "manifest.json"
@@ -97,19 +97,23 @@ def read_manifest(checkpoint: Path) -> Manifest:
         body, digest = content["manifest"], content["digest"]
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint}: no {MANIFEST}, so this is not a complete checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        if isinstance(error, NotADirectoryError | IsADirectoryError):
+            raise CheckpointError(f"{path}: not a file") from None
+        raise CheckpointUnreadable(f"{path}: {error.strerror}; it may be whole, so make it readable") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged, it cannot be read ({error.__class__.__name__}: {error})") from None
     if _digest(body) != digest:
         raise CheckpointError(f"{path}: damaged, its content does not match its own digest")
+    if body.get("format_version") != FORMAT_VERSION:
+        raise CheckpointUnreadable(
+            f"{path}: format version {body.get('format_version')}, this megamodel reads {FORMAT_VERSION}; "
+            "read it with the version that wrote it"
+        )
     try:
         manifest = Manifest.model_validate(body)
     except ValidationError as error:
         raise CheckpointError(
             f"{path}: not a format {FORMAT_VERSION} manifest ({error.error_count()} faults)"
         ) from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format version {manifest.format_version}, this megamodel reads {FORMAT_VERSION}; "
-            "read it with the version that wrote it"
-        )
     return manifest

@@ -5,9 +5,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from launcher.monitor.clock import Mark
+from launcher.monitor.metrics import JsonLines, MetricsWriter, StepRecord
 from tests.conftest import ROOT, events_of, metrics_of, run_training
 from tests.ranks import train_in_ranks
 
@@ -80,7 +84,7 @@ def test_bits_per_byte_follow_from_the_text(tiny_run, tiny_data, tmp_path):
 def test_a_complete_run_is_left_as_it_is(tiny_run, tmp_path):
     train_in_ranks(tiny_run())
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert "this run is complete" in train_in_ranks(tiny_run())
+    assert "there is nothing to train" in train_in_ranks(tiny_run())
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
@@ -90,6 +94,32 @@ def test_a_loss_that_is_no_number_ends_the_run_unsaved(tiny_run, tmp_path):
     assert events_of(tmp_path / "run", "not_finite")
     last_saved = max((event["step"] for event in events_of(tmp_path / "run", "saved")), default=0)
     assert last_saved < events_of(tmp_path / "run", "not_finite")[0]["step"]
+
+
+def test_the_ranks_agree_that_a_loss_is_no_number(tiny_run, tmp_path):
+    config = tiny_run(optimizer={"lr": 1e30, "max_grad_norm": None}, checkpoint={"every_steps": 100})
+    output = train_in_ranks(config, "engine.name=fsdp", ranks=2, code=1)
+    assert output.count("not a finite number") == 2 and "Traceback" not in output
+    assert len(events_of(tmp_path / "run", "not_finite")) == 1
+
+
+def test_the_folder_has_the_tokenizer_that_was_trained_with(tiny_run, tiny_data, tmp_path):
+    """Also when an earlier attempt, which never came to a checkpoint, left another one there."""
+    shutil.copytree(tiny_data / "tokenizer", tmp_path / "run" / "tokenizer")
+    left = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    left.write_text(left.read_text() + " ")
+    train_in_ranks(tiny_run(), "train.stop_at_step=5")
+    assert left.read_bytes() == (tiny_data / "tokenizer" / "tokenizer.json").read_bytes()
+
+
+def test_a_line_that_cannot_be_written_ends_the_run(tmp_path):
+    """Even the last one: a run must not end well with its metrics incomplete."""
+    marks = [Mark(torch.device("cpu"))] * 3
+    record = StepRecord(1, *marks, torch.zeros(1), ("loss",), {})
+    metrics = MetricsWriter(lambda line, seconds: None, [JsonLines(Path("/dev/full"))])
+    metrics.push(record)
+    with pytest.raises(OSError, match="No space left"):
+        metrics.flush()
 
 
 def _refused(config, tmp_path, *overrides: str) -> str:

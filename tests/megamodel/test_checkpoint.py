@@ -1,5 +1,7 @@
 """Promise 3 on one machine: what is committed is whole, what is damaged is never believed."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -23,7 +25,7 @@ from megamodel.checkpoint import (
     verify_checkpoint,
 )
 from megamodel.checkpoint.manifest import Chunk, Manifest, TensorEntry
-from megamodel.errors import CheckpointError
+from megamodel.errors import CheckpointError, CheckpointUnreadable
 
 
 def writer_for(folder: Path, keep=10, permanent=None, saved=None) -> CheckpointWriter:
@@ -104,6 +106,16 @@ def test_truncated_missing_and_foreign_files_are_named(checkpoint):
     assert "damaged" in verify_checkpoint(checkpoint)[0]
     (checkpoint / "manifest.json").unlink()
     assert "no manifest.json" in verify_checkpoint(checkpoint)[0]
+
+
+def test_a_newer_format_is_not_taken_for_damage(checkpoint):
+    """It must not be quarantined: it is good, for the version that wrote it."""
+    path = checkpoint / "manifest.json"
+    body = json.loads(path.read_text())["manifest"] | {"format_version": 2, "unheard_of": 1}
+    digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=32).hexdigest()
+    path.write_text(json.dumps({"digest": digest, "manifest": body}))
+    with pytest.raises(CheckpointUnreadable, match="format version 2"):
+        find_newest_good(checkpoint.parent)
 
 
 def test_the_newest_good_one_is_found(tmp_path):

@@ -39,7 +39,7 @@ def make_workload(config: RunConfig) -> Workload:
         raise UserError(
             f"train.seq_len={train.seq_len} is more than the model's {model.max_position_embeddings} positions."
         )
-    device = choose_device(config.engine, local_rank=0)
+    device = choose_device(config.engine, local_rank=0, local_ranks=config.engine.ranks or 1)
     share = train.global_batch_size // (config.engine.ranks or 1)
     count = max(1, share // train.micro_batch_size)
     generator = torch.Generator().manual_seed(0)

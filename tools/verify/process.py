@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import CheckFailed
-from launcher.monitor.events import read_json_lines
+from launcher.monitor.events import read_events, read_json_lines
 from launcher.train.run_folder import RunFolder
 
 
@@ -20,6 +20,7 @@ class TrainingProcess:
     def __init__(self, config: Path, overrides: Sequence[str], run_dir: Path, log: Path) -> None:
         self.folder, self.log = RunFolder(run_dir), log
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._starts_before = self._starts()
         # The ranks' rendezvous must be their own, also when this process is itself a rank of something.
         launcher_variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         environment = {k: v for k, v in os.environ.items() if k not in launcher_variables}
@@ -41,13 +42,16 @@ class TrainingProcess:
             raise CheckFailed(f"training ended with exit code {code}; the end of {self.log}:\n{tail}")
 
     def kill_at(self, step: int, chance: random.Random) -> int | None:
-        """SIGKILL the command or one of its ranks soon after `step`; return the last step written, None if none was."""
-        while self.last_step() < step:
+        """SIGKILL the command or one of its ranks at a random moment of the steps that follow `step`.
+
+        Returns the last step written, or None when the training ended before the kill.
+        """
+        while self._starts() == self._starts_before or self.last_step() < step:
             if self.process.poll() is not None:
                 self.wait()
                 return None
-            time.sleep(0.02)
-        time.sleep(chance.random() * 0.5)
+            time.sleep(0.005)
+        time.sleep(chance.random() * 3 * self._step_seconds())
         victims = [self.process.pid, *_children(self.process.pid)]
         try:
             os.kill(chance.choice(victims), signal.SIGKILL)
@@ -55,6 +59,14 @@ class TrainingProcess:
             return None
         self.process.wait()
         return self.last_step()
+
+    def _starts(self) -> int:
+        """How often training has begun or gone on in this folder."""
+        return sum(event["event"] in ("started", "resumed") for event in read_events(self.folder.events))
+
+    def _step_seconds(self) -> float:
+        lines = read_json_lines(self.folder.metrics)
+        return float(lines[-1]["step_seconds"]) if lines else 0.1
 
     def last_step(self) -> int:
         """The newest step in the metrics, 0 when there is none."""

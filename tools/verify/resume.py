@@ -3,19 +3,24 @@
 import os
 import random
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from launcher.cluster.ranks import choose_device, compute_dtype
 from launcher.config import RunConfig
-from launcher.errors import UserError
+from launcher.errors import CheckFailed, UserError
 from launcher.monitor.events import read_events, read_json_lines
 from launcher.train.run_folder import RunFolder
+from launcher.train.start import default_ranks
 from megamodel.checkpoint import list_checkpoints
 from tools.verify.process import TrainingProcess
 
-TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Relative difference of a loss allowed where the layout changed: sums are taken in another order, and each rounds at
 2^-24 (fp32) or, in activations, 2^-8 (bf16); a few steps of training amplify that."""
 
@@ -38,6 +43,10 @@ class Layout:
             "parallel.dp_replicate=1",
             "parallel.dp_shard=null",
         ]
+
+    def fits(self, micro_batches: int, most: int) -> bool:
+        """True when its ranks share the global batch's micro-batches evenly and are not too many."""
+        return micro_batches % self.ranks == 0 and self.ranks <= most
 
     def __str__(self) -> str:
         return f"{self.engine} x {self.ranks}"
@@ -74,6 +83,7 @@ class ResumeCheck:
         every = min(config.checkpoint.every_steps, max(1, self.last_step // (kills + 2)))
         # Saving more often changes no number of the training; permanent checkpoints would not fit the shorter interval.
         saving = [f"checkpoint.every_steps={every}", "checkpoint.permanent_every_steps=null"]
+        saving += ["engine.deterministic=true"]
         self.overrides = [*overrides, *saving]
 
     def run(self) -> list[Comparison]:
@@ -89,7 +99,7 @@ class ResumeCheck:
         return TrainingProcess(self.path, [*self.overrides, *extra], self.out / name, self.out / "logs" / f"{name}.log")
 
     def _reference(self) -> dict[int, dict[str, Any]]:
-        print(f"the undisturbed run: {self.last_step} steps", flush=True)
+        _say(f"the undisturbed run: {self.last_step} steps")
         self._start("reference").wait()
         return _lines(self.out / "reference")
 
@@ -97,10 +107,16 @@ class ResumeCheck:
         targets = sorted(self.chance.sample(range(1, self.last_step), self.kills))
         killed = []
         for target in targets:
-            print(f"the disturbed run: SIGKILL at a random moment after step {target}", flush=True)
-            if (step := self._start("killed").kill_at(target, self.chance)) is not None:
+            _say(f"the disturbed run: SIGKILL at a random moment after step {target}")
+            step = self._start("killed").kill_at(target, self.chance)
+            if step is not None and step < self.last_step:
                 killed.append(step)
-        print("the disturbed run: to its end", flush=True)
+        if len(killed) < self.kills:
+            raise CheckFailed(
+                f"only {len(killed)} of {self.kills} kills came before the last step, so they prove too little: "
+                f"the run of {self.last_step} steps is too quick; give it more steps"
+            )
+        _say("the disturbed run: to its end")
         self._start("killed").wait()
         resumed = [e["step"] for e in read_events(RunFolder(self.out / "killed").events) if e["event"] == "resumed"]
         history = f"killed after step {_join(killed)}; resumed from step {_join(resumed)}"
@@ -110,26 +126,29 @@ class ResumeCheck:
         """A run folder that stands, in the configured layout, some steps before its end."""
         middle = max(1, self.last_step - STEPS_AFTER_CHANGE)
         folder = self.out / "middle"
-        print(f"a run in the configured layout to step {middle}, to resume in others", flush=True)
+        _say(f"a run in the configured layout to step {middle}, to resume in others")
         self._start("middle", [f"train.stop_at_step={middle}"]).wait()
         return folder
 
     def _other_layouts(self) -> list[Layout]:
         batch, micro = self.config.train.global_batch_size, self.config.train.micro_batch_size
-        configured = Layout(self.config.engine.name, self.config.engine.ranks or 1)
+        engine = self.config.engine
+        ranks = engine.ranks or default_ranks(engine)
+        # A layout moves to the CPU when there are fewer GPUs than ranks, and then it is another computation.
+        most = torch.cuda.device_count() if choose_device(engine, 0, ranks).type == "cuda" else 4
         candidates = [Layout("single", 1), Layout("ddp", 2), *(Layout("fsdp", n) for n in (1, 2, 4))]
-        return [c for c in candidates if c != configured and batch % (c.ranks * micro) == 0]
+        return [c for c in candidates if c != Layout(engine.name, ranks) and c.fits(batch // micro, most)]
 
     def _resumed_as(self, layout: Layout, base: Path, reference: dict[int, dict[str, Any]]) -> Comparison:
-        print(f"resumed as {layout}", flush=True)
+        _say(f"resumed as {layout}")
         name = f"resumed_{layout.engine}_{layout.ranks}"
         shutil.rmtree(self.out / name, ignore_errors=True)
         shutil.copytree(base, self.out / name, copy_function=_link_or_copy)
         start = list_checkpoints(base / "checkpoints")[-1][0]
         self._start(name, layout.overrides()).wait()
         after = {step: line for step, line in _lines(self.out / name).items() if step > start}
-        precision = "bf16" if self.config.engine.precision == "bf16" else "fp32"
-        return self._compare(str(layout), f"resumed from step {start}", after, reference, TOLERANCE[precision])
+        tolerance = TOLERANCE[compute_dtype(self.config.engine, choose_device(self.config.engine, 0, 1))]
+        return self._compare(str(layout), f"resumed from step {start}", after, reference, tolerance)
 
     def _compare(
         self,
@@ -149,6 +168,11 @@ class ResumeCheck:
             if step in reference
         ]
         return Comparison(layout, history, len(lines), same_samples, max(differences, default=0.0), tolerance)
+
+
+def _say(text: str) -> None:
+    """Progress, apart from the table that is the answer."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _lines(run: Path) -> dict[int, dict[str, Any]]:
