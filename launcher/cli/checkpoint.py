@@ -1,13 +1,19 @@
 """`megamodel checkpoint list|verify`."""
 
 import json
+import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+_LISTINGS = 20
+_ONE = re.compile(r"step_(\d{8,})(\.bad\d+)?")
+"""A checkpoint's folder, or that of one that `train` found damaged and put aside."""
 PathArgument = Annotated[Path, typer.Argument(help="A run, its checkpoints folder, or one checkpoint.")]
+Row = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
@@ -21,35 +27,53 @@ def register(app: typer.Typer) -> None:
 
 def list_(path: PathArgument, as_json: Json = False) -> None:
     """List checkpoints, oldest first. Reads manifests only; `verify` reads every byte."""
-    from megamodel.checkpoint import read_manifest
-    from megamodel.errors import CheckpointError
-
-    rows: list[dict[str, Any]] = []
-    for step, checkpoint in _find(path):
-        row: dict[str, Any] = {"step": step, "path": str(checkpoint), "bytes": None, "files": None, "written": None}
-        try:
-            manifest = read_manifest(checkpoint)
-            row |= {"bytes": sum(f.size for f in manifest.files.values()), "files": len(manifest.files)}
-            row["written"] = datetime.fromtimestamp(checkpoint.stat().st_mtime).isoformat(" ", "seconds")
-            row["state"] = "complete (not verified)"
-        except CheckpointError as error:
-            row["state"] = str(error)
-        rows.append(row)
-    _print(rows, as_json)
+    _print(_rows(path, _described), as_json)
 
 
 def verify(path: PathArgument, as_json: Json = False) -> None:
     """Read every byte of every checkpoint and compare with the digests taken while it was written."""
     from launcher.errors import CheckFailed
-    from megamodel.checkpoint import verify_checkpoint
 
-    rows = []
-    for step, checkpoint in _find(path):
-        faults = verify_checkpoint(checkpoint)
-        rows.append({"step": step, "path": str(checkpoint), "state": "; ".join(faults) or "good", "good": not faults})
+    rows = _rows(path, _verified)
     _print(rows, as_json)
     if bad := [row["path"] for row in rows if not row["good"]]:
         raise CheckFailed(f"{len(bad)} of {len(rows)} checkpoints are damaged; `train` will not use them")
+
+
+def _described(step: int, checkpoint: Path) -> Row:
+    from megamodel.checkpoint import read_manifest
+    from megamodel.errors import CheckpointError
+
+    row: Row = {"step": step, "path": str(checkpoint), "bytes": None, "files": None, "written": None}
+    try:
+        manifest = read_manifest(checkpoint)
+        row |= {"bytes": sum(f.size for f in manifest.files.values()), "files": len(manifest.files)}
+        row["written"] = datetime.fromtimestamp(checkpoint.stat().st_mtime).isoformat(" ", "seconds")
+        return row | {"state": "complete (not verified)"}
+    except (CheckpointError, FileNotFoundError) as error:
+        return row | {"state": str(error)}
+
+
+def _verified(step: int, checkpoint: Path) -> Row:
+    from megamodel.checkpoint import verify_checkpoint
+    from megamodel.errors import CheckpointError
+
+    try:
+        faults = verify_checkpoint(checkpoint)
+    except CheckpointError as error:
+        faults = [str(error)]
+    return {"step": step, "path": str(checkpoint), "state": "; ".join(faults) or "good", "good": not faults}
+
+
+def _rows(path: Path, examine: Callable[[int, Path], Row]) -> list[Row]:
+    """What `examine` says of each checkpoint. One that a run in progress deletes meanwhile is left out, not damaged."""
+    from launcher.errors import UserError
+
+    for _ in range(_LISTINGS):
+        rows = [examine(step, checkpoint) for step, checkpoint in _find(path)]
+        if there := [row for row in rows if row.get("good") or Path(row["path"]).is_dir()]:
+            return there
+    raise UserError(f"{path}: its run deletes checkpoints faster than they can be read; try again when it has stopped")
 
 
 def _find(path: Path) -> list[tuple[int, Path]]:
@@ -59,9 +83,9 @@ def _find(path: Path) -> list[tuple[int, Path]]:
 
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run, its checkpoints folder, or one checkpoint")
-    siblings = list_checkpoints(path.resolve().parent)
-    if own := [(step, p) for step, p in siblings if p == path.resolve()]:
-        return own
+    own = path.resolve()
+    if match := _ONE.fullmatch(own.name):
+        return [(int(match[1]), own)]
     found = list_checkpoints(path / "checkpoints") or list_checkpoints(path)
     if not found:
         raise UserError(f"{path} holds no checkpoints; give a run, its checkpoints folder, or one checkpoint")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megamodel.checkpoint.manifest import Manifest, TensorEntry, read_manifest
@@ -23,7 +23,12 @@ class _Files:
 
     def read(self, file: str, name: str, part: tuple[slice, ...]) -> Tensor:
         if file not in self.open:
-            self.open[file] = self.stack.enter_context(safe_open(self.checkpoint / file, framework="pt"))
+            path = self.checkpoint / file
+            try:
+                self.open[file] = self.stack.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError, RuntimeError) as error:  # the last is torch's, which maps the file
+                why = error if path.exists() else "it is gone"
+                raise CheckpointError(f"{path}: cannot be read: {why}. Take another checkpoint.") from None
         chunk = self.open[file].get_slice(name)
         return chunk[part] if part else self.open[file].get_tensor(name)
 

@@ -6,13 +6,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_pipeline.tokenizer import Tokenizer
 from launcher.errors import UserError
 from launcher.train.run_folder import RunFolder, load_config
-from megamodel.checkpoint import checkpoint_name, find_newest_good, load_weights, verify_checkpoint
+from megamodel.checkpoint import (
+    Manifest,
+    checkpoint_name,
+    find_newest_good,
+    load_weights,
+    read_manifest,
+    verify_checkpoint,
+)
 from megamodel.config import ModelConfig
-from megamodel.errors import ModelError
+from megamodel.errors import CheckpointError, ModelError
 from megamodel.gpt import GPT
 from tools.convert.hf_read import CONFIG, read_hf
+
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,29 @@ def open_source(path: Path, step: int | None = None) -> Source:
 
 
 def _from_run(folder: RunFolder, step: int | None) -> Source:
-    checkpoint, notes = _newest(folder) if step is None else (_at_step(folder, step), [])
     config = load_config(folder.path).model
-    name = f"{folder.path} ({checkpoint.name})"
-    return Source(name, config, load_weights(checkpoint), folder.tokenizer, notes)
+    for _ in range(_ATTEMPTS):
+        checkpoint, notes = _newest(folder) if step is None else (_at_step(folder, step), [])
+        try:
+            manifest, weights = read_manifest(checkpoint), load_weights(checkpoint)
+        except CheckpointError:
+            if checkpoint.is_dir():
+                raise
+            # Else the run, still in progress, has deleted it since it was chosen: there is a newer one.
+            continue
+        _check_tokenizer(folder, manifest)
+        return Source(f"{folder.path} ({checkpoint.name})", config, weights, folder.tokenizer, notes)
+    raise UserError(f"{folder.path}: it deletes checkpoints faster than they can be read; try again when it has ended.")
+
+
+def _check_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
+    """Ids mean nothing under another tokenizer; checkpoints that do not name theirs are taken at their word."""
+    trained, here = manifest.data_order.get("tokenizer"), Tokenizer.load(folder.tokenizer).digest
+    if trained not in (None, here):
+        raise UserError(
+            f"{folder.tokenizer} is not the tokenizer that the model was trained with (sha256 {here[:12]}..., "
+            f"the checkpoint names {trained[:12]}...); put the run's own tokenizer back there."
+        )
 
 
 def _newest(folder: RunFolder) -> tuple[Path, list[str]]:
@@ -69,11 +98,12 @@ def _newest(folder: RunFolder) -> tuple[Path, list[str]]:
 
 def _at_step(folder: RunFolder, step: int) -> Path:
     checkpoint = folder.checkpoints / checkpoint_name(step)
+    faults = verify_checkpoint(checkpoint)
     if not checkpoint.is_dir():
         raise UserError(
             f"{folder.path}: no checkpoint of step {step}; `megamodel checkpoint list` shows those there are."
         )
-    if faults := verify_checkpoint(checkpoint):
+    if faults:
         raise UserError(f"{faults[0]}. Leave out --step to take the newest good checkpoint.")
     return checkpoint
 
