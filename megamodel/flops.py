@@ -10,8 +10,19 @@ from megamodel.config import ModelConfig
 CONVENTION = "6·N + 12·L·d·T FLOPs a token; N = matrices and head without the embedding table"
 """The convention of `flops_per_token`, for legends."""
 
-# Dense bf16 tensor-core rates from NVIDIA's data sheets (SXM forms), by a part of the device's name.
-_PEAK_BF16 = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+# Dense bf16 tensor-core rates from NVIDIA's data sheets, by the device's whole name: a PCIe or NVL form, a part of a
+# GPU (MIG) or a sibling (L40, GH200) has another rate.
+_PEAK_BF16 = {
+    "NVIDIA B200": 2250e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+}
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -38,8 +49,12 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """The published dense FLOP/s of a GPU in bf16; None when unknown: CPUs, other GPUs, other types."""
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((rate for part, rate in _PEAK_BF16.items() if part in name), None)
+    return published_peak(torch.cuda.get_device_name(device))
+
+
+def published_peak(name: str) -> float | None:
+    """The dense bf16 FLOP/s on the data sheet of the GPU of that name; None when it is not known to the digit."""
+    return _PEAK_BF16.get(name)
 
 
 def measured_matmul_flops(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> float:

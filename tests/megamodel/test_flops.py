@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from megamodel.config import ModelConfig
-from megamodel.flops import flops_per_token, matmul_parameters, measured_matmul_flops, peak_flops
+from megamodel.flops import flops_per_token, matmul_parameters, measured_matmul_flops, peak_flops, published_peak
 from megamodel.gpt import GPT
 from megamodel.init import initialize
 
@@ -46,3 +46,20 @@ def test_measured_rate() -> None:
 
 def test_a_cpu_has_no_published_peak() -> None:
     assert peak_flops(torch.device("cpu"), torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+    ],
+)
+def test_a_sibling_does_not_have_its_siblings_peak(name: str, rate: float | None) -> None:
+    assert published_peak(name) == rate

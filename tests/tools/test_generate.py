@@ -72,6 +72,12 @@ def test_an_empty_prompt_begins_a_document(trained: Trained) -> None:
     assert generate(trained("gpt2"), "", 3, GREEDY, 0).prompt_ids == [0]
 
 
+@pytest.mark.parametrize("tokens", [10**12, 10**30])
+def test_no_memory_for_so_many_tokens_is_told(tokens: int, trained: Trained) -> None:
+    with pytest.raises(UserError, match="lower --max-new-tokens"):
+        generate(trained("llama-untied"), PROMPT, tokens, GREEDY, 0)
+
+
 def test_learned_positions_end_and_rotary_ones_are_noted(trained: Trained) -> None:
     with pytest.raises(UserError, match=r"more than the model's 64 positions; at most \d+ new ones fit"):
         generate(trained("gpt2"), PROMPT, 100, GREEDY, 0)
@@ -97,6 +103,8 @@ def test_probabilities_by_the_book() -> None:
     close(Sampling(top_k=2, top_p=0.55), 0, 1, 0, 0)
     # At temperature 1/2 it has 9/14, enough for 0.6 only because the temperature comes first.
     close(Sampling(temperature=0.5, top_p=0.6), 0, 1, 0, 0)
+    for tiny in (1e-40, 1e-320):
+        close(Sampling(temperature=tiny), 0, 1, 0, 0)
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.tokenizer import Tokenizer
+from launcher.errors import UserError
 from megamodel.gpt import GPT
 from megamodel.layers.attention import KVCache
 from tools.generate.sampling import Sampling, choose
@@ -21,7 +22,7 @@ def continue_ids(
     """Yield up to `max_new_tokens` ids that follow the prompt; an end-of-document token is the last one."""
     device = model.embed_tokens.weight.device
     generator = torch.Generator().manual_seed(seed)
-    cache = KVCache(model.config, 1, len(prompt) + max_new_tokens, device, model.compute_dtype)
+    cache = _cache(model, len(prompt) + max_new_tokens, device)
     ids: Tensor = torch.tensor([list(prompt)], device=device)
     for _ in range(max_new_tokens):
         token = choose(model(ids, cache=cache)[0, -1], sampling, generator)
@@ -29,6 +30,15 @@ def continue_ids(
         if token == eos_id:
             return
         ids = torch.tensor([[token]], device=device)
+
+
+def _cache(model: GPT, tokens: int, device: torch.device) -> KVCache:
+    try:
+        return KVCache(model.config, 1, tokens, device, model.compute_dtype)
+    except (RuntimeError, TypeError) as error:  # no memory, or a number that torch cannot even ask for
+        raise UserError(
+            f"there is no memory for the keys and values of {tokens:,} tokens on {device}; lower --max-new-tokens."
+        ) from error
 
 
 class TextStream:

@@ -42,7 +42,9 @@ def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
 
     top-k keeps the k likeliest tokens; top-p keeps the fewest likeliest of those left whose probabilities reach p.
     """
-    logits, order = (logits_V / sampling.temperature).sort(descending=True, stable=True)
+    # Shifted, so that a tiny temperature overflows to -inf only; below 1e-30 nothing changes but 0 * inf in fp32.
+    shifted_V = (logits_V - logits_V.max()) / max(sampling.temperature, 1e-30)
+    logits, order = shifted_V.sort(descending=True, stable=True)
     if sampling.top_k is not None:
         logits[sampling.top_k :] = -torch.inf
     kept = logits.softmax(dim=-1)
