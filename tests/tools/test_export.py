@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from torch import Tensor
 
 from data_pipeline.tokenizer import Tokenizer
 from launcher.cli.main import main
-from launcher.errors import UserError
+from launcher.errors import CheckFailed, UserError
 from megamodel.errors import ModelError
 from megamodel.families import gpt2, llama
+from tests.conftest import LLAMA, run_training
 from tests.tools.conftest import MODELS
 from tools.convert import hf_write
 from tools.convert.check_hf import check_folder
 from tools.convert.export import Exported, export_hf
+from tools.convert.probe import make_probe
 from tools.convert.reference import make_reference, write_reference
 from tools.convert.source import open_source
 
@@ -61,6 +64,25 @@ def test_shards_in_bfloat16(trained: Trained, tmp_path: Path, monkeypatch: pytes
             file.metadata() == {"format": "pt"} and file.get_tensor("model.embed_tokens.weight").dtype == torch.bfloat16
         )
     assert open_source(done.out).weights.keys() == open_source(trained("llama")).weights.keys()
+
+
+@pytest.fixture(scope="module")
+def short_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 small steps: attention is nearly uniform still."""
+    folder = tmp_path_factory.mktemp("short")
+    settings = {
+        "run_dir": str(folder / "run"),
+        "model": LLAMA,
+        "data": {"tokenizer": str(tiny_data / "tokenizer"), "sources": [{"path": str(tiny_data / "train")}]},
+        "train": {"steps": 20, "global_batch_size": 2, "micro_batch_size": 2, "seq_len": 32},
+        "optimizer": {"lr": 1e-4},
+        "engine": {"name": "single", "device": "cpu"},
+        "checkpoint": {"every_steps": 20},
+        "monitor": {"tensorboard": False},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    run_training(folder / "run.yaml")
+    return folder / "run"
 
 
 def interleaved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -158,6 +180,40 @@ def test_a_wrong_rotary_base_is_found(trained: Trained, tmp_path: Path, monkeypa
     assert found and all(problem.startswith("logits of a prompt") for problem in found)
 
 
+SLIPS = {
+    "rope_theta": lambda hf: (
+        hf | {"rope_theta": 7.5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 7.5e5}}
+    ),
+    "norm_eps": lambda hf: hf | {"rms_norm_eps": 1e-6},
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_short_run_does_not_hide_a_small_mistake(
+    slip: str, short_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = llama.config_to_hf
+    monkeypatch.setattr(llama, "config_to_hf", lambda config: SLIPS[slip](right(config)))
+    with pytest.raises(CheckFailed, match=r"random weights: logits" if slip == "rope_theta" else "logits"):
+        export_hf(short_run, tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_right_exports_agree_with_room(name: str, exported: Callable[[str], Exported]) -> None:
+    compared = [check for check in exported(name).checks if "logits" in check.name]
+    assert len([check for check in compared if check.name.startswith("random weights")]) >= 3
+    assert all(check.difference < check.tolerance / 10 for check in compared)
+
+
+def test_the_probe_is_always_the_same_and_small(trained: Trained) -> None:
+    source = open_source(trained("gpt2"))
+    config = source.config.model_copy(update={"num_hidden_layers": 90})
+    one, other = (make_probe(source, config, torch.bfloat16) for _ in range(2))
+    assert one.config.num_hidden_layers == 2 and one.weights.keys() == source.weights.keys()
+    assert all(torch.equal(t, other.weights[n]) and t.dtype == torch.bfloat16 for n, t in one.weights.items())
+
+
 def test_a_wrong_tokenizer_is_found(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = hf_write._write_tokenizer
 
@@ -186,6 +242,20 @@ def test_what_stands_there_is_not_overwritten(trained: Trained, tmp_path: Path) 
     export_hf(trained("gpt2"), out, force=True)
     assert not (out / "precious").exists() and open_source(out)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_places_that_cannot_be_written_are_told(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "afile").write_text("")
+    for out in (tmp_path / "afile" / "x", tmp_path / "afile" / "x" / "y", Path("/proc/x/y"), Path("/proc/x")):
+        with pytest.raises(UserError, match="cannot be made"):
+            export_hf(trained("gpt2"), out)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (Path(), Path(".."), tmp_path / "here"):
+        with pytest.raises(UserError, match="where you stand"):
+            export_hf(trained("gpt2"), out)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(trained: Trained, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tools.convert.check_hf FOLDER --reference FILE`: does transformers make of an export what we do?
+"""`python -m tools.convert.check_hf --pair FOLDER REFERENCE ...`: does transformers make of exports what we do?
 
 A process of its own that imports nothing of ours: only the folder and the reference's numbers stand behind the answer.
 Prints JSON; exit code 0: everything agrees, 1: something does not.
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +31,27 @@ class Check:
 
 def check_folder(folder: Path, reference: Path) -> Iterator[Check]:
     """Load an export with transformers and compare it with the reference, one prompt and one text at a time."""
-    tensors, texts = read_reference(reference)
+    tensors, texts, label = read_reference(reference)
     model, loading = _load_model(folder)
-    yield loading
+    yield replace(loading, name=label + loading.name)
     if loading.ok:
         for name in tensors:
             if name.endswith("/logits"):
                 prompt = name.removesuffix("/logits")
-                yield _check_logits(model, *(tensors[f"{prompt}/{part}"] for part in ("ids", "at", "logits")))
-    yield _check_tokenizer(
-        folder, texts, [tensors[f"text/{i}"].tolist() for i in range(len(texts))], int(tensors["eos"])
-    )
+                yield _check_logits(label, model, *(tensors[f"{prompt}/{part}"] for part in ("ids", "at", "logits")))
+    if texts:
+        yield _check_tokenizer(
+            folder, texts, [tensors[f"text/{i}"].tolist() for i in range(len(texts))], int(tensors["eos"])
+        )
 
 
-def read_reference(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Tensors and texts that `tools.convert.reference.write_reference` saved."""
+def read_reference(path: Path) -> tuple[dict[str, Any], list[str], str]:
+    """Tensors, texts and the label that `tools.convert.reference.write_reference` saved."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["texts"])  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["texts"]), file.metadata()["label"]
 
 
 def _load_model(folder: Path) -> tuple[Any, Check]:
@@ -66,13 +68,13 @@ def _load_model(folder: Path) -> tuple[Any, Check]:
     return model.eval(), Check("names and shapes", f"{count} tensors", None, None, not problems, "; ".join(problems))
 
 
-def _check_logits(model: Any, ids: Any, positions: Any, expected: Any) -> Check:
+def _check_logits(label: str, model: Any, ids: Any, positions: Any, expected: Any) -> Check:
     """The two largest logits may change places only when they are nearer to each other than the tolerance."""
     import torch
 
     with torch.no_grad():
         logits = model(ids[None]).logits[0, positions].float()
-    name, compared = f"logits of a prompt of {len(ids)} tokens", f"{len(positions)} x {expected.shape[1]} logits"
+    name, compared = f"{label}logits of a prompt of {len(ids)} tokens", f"{len(positions)} x {expected.shape[1]} logits"
     if logits.shape != expected.shape:
         return Check(name, compared, None, None, False, f"{logits.shape[1]} logits instead of {expected.shape[1]}")
     difference = float((logits - expected).abs().max())
@@ -100,13 +102,13 @@ def _check_tokenizer(folder: Path, texts: list[str], expected: list[list[int]], 
 def main() -> int:
     """Run the checks, print what they found as JSON, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--pair", nargs=2, type=Path, action="append", required=True, metavar=("FOLDER", "REFERENCE"))
     arguments = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
     checks: list[Check] = []
     try:
-        checks.extend(check_folder(arguments.folder, arguments.reference))
+        for folder, reference in arguments.pair:
+            checks.extend(check_folder(folder, reference))
     except Exception as error:  # whatever transformers raises, the answer is that it cannot read the folder
         checks.append(Check("transformers reads the folder", "", None, None, False, f"{type(error).__name__}: {error}"))
     import transformers

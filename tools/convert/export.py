@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data_pipeline.tokenizer import Tokenizer
-from launcher.errors import CheckFailed, UserError
+from launcher.errors import CheckFailed, UserError, os_error_sentence
 from megamodel.checkpoint.folder import sync_folder
 from megamodel.config import ModelConfig
 from megamodel.families import family_of
 from tools.convert.check_hf import Check
 from tools.convert.hf_read import CONFIG
 from tools.convert.hf_write import write_hf
+from tools.convert.probe import make_probe, write_probe
 from tools.convert.reference import make_reference, write_reference
 from tools.convert.source import Source, open_source
 
@@ -48,19 +49,22 @@ class Exported:
 def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float32", force: bool = False) -> Exported:
     """Write a run's model as a Hugging Face folder, and have transformers confirm its logits in another process.
 
+    A second model with random weights goes the same way, for those of a short run would hide small mistakes.
     The folder appears under its name only when every check has passed; otherwise CheckFailed, and nothing is left.
     With bfloat16 the logits compared are those of the rounded weights, computed in fp32 on both sides.
     """
     _check_can_start(out, force)
+    _check_writable(out)
     source = open_source(run, step)
     family = family_of(source.config)
     source = replace(source, weights={name: t.to(DTYPES[dtype]) for name, t in source.weights.items()})
     config, weights, notes = _trim(source, Tokenizer.load(source.tokenizer))
+    probe = make_probe(source, config, DTYPES[dtype])
     size = sum(tensor.nbytes for tensor in weights.values())
-    _check_space(out.parent, size)
+    _check_space(out.parent, size + sum(tensor.nbytes for tensor in probe.weights.values()))
     with _aside(out) as folder:
         write_hf(folder, config, weights, source.tokenizer)
-        version, checks = _verify(folder, source)
+        version, checks = _verify(folder, source, probe)
         _put_in_place(folder, out)
     return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes)
 
@@ -70,6 +74,8 @@ def _check_can_start(out: Path, force: bool) -> None:
         raise UserError(
             "an export is proved by transformers, which is not installed here: pip install 'megamodel[transformers]'"
         )
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} is where you stand, or above it; give the name of a folder to be made.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
@@ -93,8 +99,18 @@ def _trim(source: Source, tokenizer: Tokenizer) -> tuple[ModelConfig, dict[str, 
     return source.config.model_copy(update={"vocab_size": tokens}), weights, [note]
 
 
+def _check_writable(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Tried, not asked: a read-only mount, a quota or /proc say so only then.
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.writing-", dir=out.parent).cleanup()
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be made, it is not writable there ({os_error_sentence(error)}); give another folder."
+        ) from error
+
+
 def _check_space(parent: Path, size: int) -> None:
-    parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(parent).free
     if free < size * 1.05 + 2**24:
         raise UserError(
@@ -109,19 +125,20 @@ def _aside(out: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(
             prefix=f".{out.name}.writing-", dir=out.parent, ignore_cleanup_errors=True
         ) as root:
-            folder = Path(root) / out.name
+            folder = Path(root) / "export"
             folder.mkdir()
             yield folder
     except (OSError, SafetensorError) as error:
         raise UserError(f"{out} cannot be written: {error}. Nothing was left behind.") from error
 
 
-def _verify(folder: Path, source: Source) -> tuple[str, list[Check]]:
+def _verify(folder: Path, source: Source, probe: Source) -> tuple[str, list[Check]]:
     """Version of transformers and its findings; CheckFailed names the first that disagrees."""
     reference = folder.parent / "reference.safetensors"
     write_reference(reference, make_reference(source.build(), Tokenizer.load(source.tokenizer)))
     # On the CPU, where fp32 is fp32: a GPU may round its products to tf32.
-    command = [sys.executable, "-P", "-m", "tools.convert.check_hf", str(folder), "--reference", str(reference)]
+    command = [sys.executable, "-P", "-m", "tools.convert.check_hf", "--pair", str(folder), str(reference)]
+    command += ["--pair", *map(str, write_probe(folder.parent, probe))]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     )

@@ -1,6 +1,7 @@
 """What a right export must reproduce: prompts with our logits, texts with our ids. The file that `check_hf` reads."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +43,6 @@ def make_reference(model: GPT, tokenizer: Tokenizer) -> dict[str, Tensor]:
     return tensors
 
 
-def write_reference(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Save for the checking process, texts and all."""
-    save_file(tensors, path, metadata={"texts": json.dumps(TEXTS)})
+def write_reference(path: Path, tensors: dict[str, Tensor], label: str = "", texts: Sequence[str] = TEXTS) -> None:
+    """Save for the checking process, texts and all; what it finds there is named after the label."""
+    save_file(tensors, path, metadata={"texts": json.dumps(texts), "label": label})
