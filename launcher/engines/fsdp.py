@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -18,7 +19,9 @@ class FsdpEngine(Engine):
     """torch's fully_shard: each rank keeps 1/dp_shard of every parameter and gathers a block when it is needed."""
 
     def _distribute(self) -> nn.Module:
-        shard_data_parallel(self.model, data_parallel_mesh(self.config.parallel, self.ranks))
+        mesh = data_parallel_mesh(self.config.parallel, self.ranks)
+        self._shard_group = mesh.get_group("dp_shard")
+        shard_data_parallel(self.model, mesh)
         self._materialise()
         return self.model
 
@@ -27,6 +30,10 @@ class FsdpEngine(Engine):
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_gradient_sync(last)
         yield
+
+    def _sum_over_shards(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value, group=self._shard_group)
+        return value
 
     def evaluate(self, tokens: Tensor) -> Tensor:
         """As in every engine; the root's parameters, which only a backward pass would free, are freed here."""
