@@ -1,7 +1,7 @@
 """What a run is: one tree of settings, the only schema. Field docstrings are what `config explain` prints."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,8 @@ class DataConfig(Settings):
     """The training mixture."""
     validation: list[SourceConfig] = []
     """Shard sets for the validation loss; empty: no validation."""
+    separate_documents: bool = False
+    """Attention does not cross from one document into the next, and positions start again at each."""
     prefetch_batches: PositiveInt = 2
     """Batches that a background thread reads ahead of the step."""
 
@@ -117,15 +119,36 @@ class OptimizerConfig(Settings):
     """How the learning rate moves over train.steps."""
 
 
+class DeepSpeedConfig(Settings):
+    """What only the engine deepspeed knows; its JSON follows from all settings, and `config show` prints it."""
+
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where the fp32 weights' optimizer state lives and is updated; nvme needs nvme_path."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where ZeRO-3 keeps the parameters that are not in use."""
+    nvme_path: Location | None = None
+    """Folder on a fast local disk for optimizer state."""
+    raw: dict[str, Any] = {}
+    """Keys of DeepSpeed's own JSON, merged over what our settings give; one that contradicts ours wins, with a warning.
+
+    Communication knobs belong here: {zero_optimization: {reduce_bucket_size: 5e8, overlap_comm: true}}.
+    """
+
+
 class EngineConfig(Settings):
     """What moves the gradients, and on which device."""
 
-    name: Literal["single", "ddp", "fsdp"] = "single"
-    """single: one process; ddp: the whole model on each rank; fsdp: weights, gradients, optimizer sharded (FSDP2)."""
+    name: Literal["single", "ddp", "fsdp", "deepspeed"] = "single"
+    """single: one process; ddp: the whole model on each rank; fsdp: weights, gradients and optimizer sharded (FSDP2),
+    with tp, pp and cp; deepspeed: ZeRO, see zero_stage."""
+    zero_stage: Literal[1, 2, 3] | None = None
+    """What engine.name=deepspeed shards: 1 optimizer state, 2 (unset means this) gradients too, 3 parameters too."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """Settings of the engine deepspeed alone."""
     ranks: PositiveInt | None = None
     """Processes that `megamodel train` starts on this machine; unset: one per GPU, or 1 on a CPU.
 
-    Under torchrun or srun their count rules.
+    Under torchrun, deepspeed or srun their count rules.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
@@ -133,8 +156,22 @@ class EngineConfig(Settings):
     """Compute type; weights, their optimizer state and reductions stay fp32. auto: bf16 on a GPU, fp32 on a CPU."""
     compile: bool = False
     """torch.compile each block."""
-    activation_checkpointing: Literal["none", "full"] = "none"
-    """full: keep only each block's input and compute the rest again in the backward pass."""
+    activation_checkpointing: Literal["none", "full", "every_nth", "selective", "memory_budget"] = "none"
+    """What of a block is computed again in the backward pass instead of kept. full: all but each block's input;
+    every_nth: that, for every activation_checkpointing_nth block; selective: all but the matrix products and attention;
+    memory_budget: what the compiler chooses within activation_memory_budget (needs compile)."""
+    activation_checkpointing_nth: PositiveInt = 2
+    """With activation_checkpointing=every_nth: recompute blocks 0, n, 2n, ..."""
+    activation_memory_budget: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With activation_checkpointing=memory_budget: share of the activations that may be kept; 0: like full."""
+    offload_activations: bool = False
+    """Keep what the backward pass needs in the machine's memory instead of the GPU's; slower."""
+    reshard_after_forward: bool = True
+    """fsdp: free a block's gathered weights after its forward pass and gather them again for the backward pass."""
+    prefetch_blocks: PositiveInt = 1
+    """fsdp: blocks whose weights are gathered ahead of the one that computes."""
+    bucket_megabytes: PositiveFloat = 25.0
+    """ddp and deepspeed: gradients are reduced in buckets of about this size while the backward pass runs."""
     deterministic: bool = False
     """On a GPU, use only algorithms whose result is the same bits every time; slower. On a CPU they always are."""
     timeout_seconds: PositiveInt = 600
@@ -142,21 +179,40 @@ class EngineConfig(Settings):
 
 
 class ParallelConfig(Settings):
-    """How the ranks are arranged: dp_replicate groups of dp_shard ranks."""
+    """How the ranks are arranged: pp x dp_replicate x dp_shard x cp x tp, neighbours in tp closest together."""
 
     dp_replicate: PositiveInt = 1
     """Copies of the sharded model; above 1 with engine.name=fsdp it is HSDP."""
     dp_shard: PositiveInt | None = None
-    """Ranks that share one copy of the model; unset: all ranks / dp_replicate."""
+    """Ranks that share one copy of the model; unset: what the other sizes leave of the ranks."""
+    tp: PositiveInt = 1
+    """Ranks that share each matrix, by heads and features; between the blocks they share the sequence."""
+    pp: PositiveInt = 1
+    """Ranks that share the layers, each a run of consecutive blocks, and pass micro-batches along."""
+    pp_schedule: Literal["1f1b", "interleaved_1f1b", "zbv"] = "1f1b"
+    """Order of forward and backward passes: one forward one backward (arXiv:1806.03377), the same with several stages
+    on each rank (arXiv:2104.04473), or the zero-bubble V with two (arXiv:2401.10241)."""
+    pp_stages_per_rank: PositiveInt = 2
+    """With pp_schedule=interleaved_1f1b: stages on each rank."""
+    cp: PositiveInt = 1
+    """Ranks that share each sequence."""
+    cp_method: Literal["ring", "ulysses"] = "ring"
+    """How they attend: keys and values go round a ring (arXiv:2310.01889), or an all-to-all exchanges tokens for heads
+    (arXiv:2309.14509)."""
 
 
 class CheckpointConfig(Settings):
     """When to save and what to keep."""
 
+    initial: bool = False
+    """Also save before the first step."""
+
     every_steps: PositiveInt = 1000
     """Steps between two checkpoints; the last step is always saved."""
     keep: PositiveInt = 2
     """The newest checkpoints that stay; older ones are deleted after a newer one is committed."""
+    reset_optimizer: bool = False
+    """Go on from a checkpoint's weights with a fresh optimizer state, where the saved one is of another kind."""
     permanent_every_steps: PositiveInt | None = None
     """Checkpoints at multiples of this are never deleted; a multiple of every_steps."""
 

@@ -10,6 +10,6 @@ from launcher.engines.single import SingleEngine
 ENGINES: dict[str, type[Engine]] = {"single": SingleEngine, "ddp": DdpEngine, "fsdp": FsdpEngine}
 
 
-def build_engine(config: RunConfig, ranks: Ranks) -> Engine:
+def build_engine(config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> Engine:
     """The engine that `engine.name` asks for, its model initialised from (seed, parameter names)."""
-    return ENGINES[config.engine.name](config, ranks)
+    return ENGINES[config.engine.name](config, ranks, eos_id)

@@ -3,55 +3,50 @@
 import contextlib
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
-from launcher.cluster.ranks import Ranks
-from launcher.config import ParallelConfig
-from launcher.engines.base import Engine
-from launcher.errors import UserError
-from megamodel.parallel.apply import shard_data_parallel
+from launcher.engines.torch_engine import TorchEngine
+from megamodel.gpt import GPT
+from megamodel.parallel.apply import prepare_blocks, shard_data_parallel
+from megamodel.parallel.shard import is_first_copy
 
 
-class FsdpEngine(Engine):
+class FsdpEngine(TorchEngine):
     """torch's fully_shard: each rank keeps 1/dp_shard of every parameter and gathers a block when it is needed."""
 
-    def _distribute(self) -> nn.Module:
-        mesh = data_parallel_mesh(self.config.parallel, self.ranks)
-        self._shard_group = mesh.get_group("dp_shard")
-        shard_data_parallel(self.model, mesh)
-        self._materialise()
-        return self.model
+    def _build_parts(self) -> list[GPT]:
+        with torch.device("meta"):
+            model = GPT(self.config.model, self.dtype)
+        mesh = self.layout.mesh(self.ranks.device.type)
+        prepare_blocks(model, self.config.engine.activation_checkpointing, self.config.engine.compile)
+        shard_data_parallel(
+            model, mesh["dp_shard"] if self.layout.dp_replicate == 1 else mesh["dp_replicate", "dp_shard"]
+        )
+        return [model]
 
     @contextlib.contextmanager
     def _reduced(self, last: bool) -> Iterator[None]:
-        assert isinstance(self.model, FSDPModule)
-        self.model.set_requires_gradient_sync(last)
+        for part in self.parts:
+            assert isinstance(part, FSDPModule)
+            part.set_requires_gradient_sync(last)
         yield
 
-    def _sum_over_shards(self, value: Tensor) -> Tensor:
-        dist.all_reduce(value, group=self._shard_group)
+    def _counts(self, parameter: nn.Parameter) -> bool:
+        assert isinstance(parameter, DTensor)
+        return is_first_copy(parameter)
+
+    def _sum_of_squares(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value)
         return value
 
     def evaluate(self, tokens: Tensor) -> Tensor:
         """As in every engine; the root's parameters, which only a backward pass would free, are freed here."""
         total = super().evaluate(tokens)
-        assert isinstance(self.model, FSDPModule)
-        self.model.reshard()
+        for part in self.parts:
+            assert isinstance(part, FSDPModule)
+            part.reshard()
         return total
-
-
-def data_parallel_mesh(parallel: ParallelConfig, ranks: Ranks) -> DeviceMesh:
-    """A mesh (dp_shard) or (dp_replicate, dp_shard) over all ranks; UserError when they do not fill it."""
-    replicate = parallel.dp_replicate
-    shard = parallel.dp_shard or max(1, ranks.world_size // replicate)
-    if replicate * shard != ranks.world_size:
-        raise UserError(
-            f"parallel.dp_replicate={replicate} x parallel.dp_shard={shard} is {replicate * shard} ranks, "
-            f"but {ranks.world_size} were started; leave dp_shard unset to take what fits"
-        )
-    if replicate == 1:
-        return init_device_mesh(ranks.device.type, (shard,), mesh_dim_names=("dp_shard",))
-    return init_device_mesh(ranks.device.type, (replicate, shard), mesh_dim_names=("dp_replicate", "dp_shard"))

@@ -1,13 +1,17 @@
 """One process, one device."""
 
-from torch import nn
+import torch
 
-from launcher.engines.base import Engine
+from launcher.engines.torch_engine import TorchEngine
+from megamodel.gpt import GPT
+from megamodel.parallel.apply import prepare_blocks
 
 
-class SingleEngine(Engine):
+class SingleEngine(TorchEngine):
     """The reference that every layout must agree with."""
 
-    def _distribute(self) -> nn.Module:
-        self._materialise()
-        return self.model
+    def _build_parts(self) -> list[GPT]:
+        with torch.device("meta"):
+            model = GPT(self.config.model, self.dtype)
+        prepare_blocks(model, self.config.engine.activation_checkpointing, self.config.engine.compile)
+        return [model]

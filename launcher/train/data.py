@@ -10,7 +10,6 @@ from torch import Tensor
 
 from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.tokenizer import Tokenizer
-from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig, SourceConfig
 from launcher.errors import UserError
 
@@ -35,17 +34,17 @@ def data_order(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> dic
     }
 
 
-def train_loader(config: RunConfig, mixture: Mixture, ranks: Ranks) -> Loader:
-    """Batches of this rank; UserError when the global batch does not divide into the ranks' micro-batches."""
+def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks: int) -> Loader:
+    """Batches of one of the groups that share the data; UserError when the global batch does not divide among them."""
     batch, micro = config.train.global_batch_size, config.train.micro_batch_size
-    unit = ranks.world_size * micro
+    unit = data_ranks * micro
     if batch % unit:
         near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
         raise UserError(
-            f"train.global_batch_size={batch} does not divide into {ranks.world_size} ranks x train.micro_batch_size="
+            f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x train.micro_batch_size="
             f"{micro}; the nearest that do: {', '.join(map(str, near))}"
         )
-    return Loader(mixture, batch, ranks.rank, ranks.world_size)
+    return Loader(mixture, batch, data_rank, data_ranks)
 
 
 def to_micro_batches(tokens: np.ndarray, micro_batch_size: int, device: torch.device) -> list[Tensor]:
@@ -72,7 +71,7 @@ class ValidationSet:
         return loss * self.target_tokens / math.log(2) / max(1, self.text_bytes)
 
 
-def validation_set(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> ValidationSet | None:
+def validation_set(config: RunConfig, tokenizer: Tokenizer, data_rank: int, data_ranks: int) -> ValidationSet | None:
     """The first `train.validation_sequences` samples of the validation mixture: the same at every time and layout."""
     if not config.data.validation:
         return None
@@ -82,8 +81,8 @@ def validation_set(config: RunConfig, tokenizer: Tokenizer, ranks: Ranks) -> Val
     targets = tokens[:, 1:]
     text_bytes = int(tokenizer.token_byte_lengths()[targets].sum())
     micro = config.train.micro_batch_size
-    rounds = -(-count // (micro * ranks.world_size))
-    padded = np.full((rounds * micro * ranks.world_size, tokens.shape[1]), PADDING, np.int64)
+    rounds = -(-count // (micro * data_ranks))
+    padded = np.full((rounds * micro * data_ranks, tokens.shape[1]), PADDING, np.int64)
     padded[:count] = tokens
-    mine = np.split(padded, ranks.world_size)[ranks.rank]
+    mine = np.split(padded, data_ranks)[data_rank]
     return ValidationSet(list(torch.from_numpy(mine).split(micro)), targets.size, text_bytes)

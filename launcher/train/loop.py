@@ -17,10 +17,12 @@ from launcher.cluster.ranks import Ranks, compute_dtype
 from launcher.config import RunConfig
 from launcher.engines import Engine, build_engine
 from launcher.errors import CheckFailed
+from launcher.layout import layout_of
 from launcher.monitor.clock import Mark
 from launcher.monitor.console import ConsoleLines, short
 from launcher.monitor.events import EventLog
 from launcher.monitor.metrics import JsonLines, MetricsWriter, Sink, StepRecord, TensorBoard, pack
+from launcher.physics import num_parameters
 from launcher.train.data import ValidationSet, data_order, open_mixture, to_micro_batches, train_loader, validation_set
 from launcher.train.run_folder import RunFolder
 from launcher.train.schedule import lr_at
@@ -28,6 +30,7 @@ from launcher.train.stop import StopSignal
 from launcher.train.takeover import check_same_run, claim, find_start, write_start
 from megamodel import flops
 from megamodel.checkpoint import CheckpointWriter, Saved
+from megamodel.optim.adamw import state_shapes
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,17 @@ class Trainer:
         tokenizer = Tokenizer.load(config.data.tokenizer)
         mixture = open_mixture(config, config.data.sources, tokenizer.digest)
         self.data_order = data_order(config, mixture, tokenizer)
-        self.loader = train_loader(config, mixture, ranks)
-        self.validation = validation_set(config, tokenizer, ranks)
+        layout = layout_of(config, ranks.world_size)
+        place = (layout.data_rank(ranks.rank), layout.data_ranks)
+        self.loader = train_loader(config, mixture, *place)
+        self.validation = validation_set(config, tokenizer, *place)
         self.last_step = min(config.train.steps, config.train.stop_at_step or config.train.steps)
         start = ranks.on_first(self._take_over)
         self.events = EventLog(self.folder.events if ranks.first else None)
-        self.engine = build_engine(config, ranks)
-        self.step = self.engine.load(start.checkpoint).step if start.checkpoint else 0
+        self.engine = build_engine(config, ranks, tokenizer.eos_id)
+        self.step = (
+            self.engine.load(start.checkpoint, config.checkpoint.reset_optimizer).step if start.checkpoint else 0
+        )
         ranks.on_first(lambda: write_start(self.folder, config, self.step, self.events))
         self.writer = self._checkpoint_writer(start.attempt)
         self.metrics = MetricsWriter(self._finish_line, self._sinks())
@@ -82,6 +89,8 @@ class Trainer:
             self._say(f"this run stands at step {self.step}: there is nothing to train up to step {self.last_step}")
             return
         self._introduce()
+        if self.step == 0 and self.config.checkpoint.initial:
+            self._save()
         stop = StopSignal()
         batches = self.loader.batches(self.step + 1, self.last_step, self.config.data.prefetch_batches)
         with self.metrics:
@@ -94,7 +103,7 @@ class Trainer:
     def _introduce(self) -> None:
         """Say what is trained on what, and look at the untrained model."""
         engine, train = self.config.engine, self.config.train
-        parameters = sum(parameter.numel() for parameter in self.engine.model.parameters())
+        parameters = num_parameters(self.config.model)
         tokens = train.global_batch_size * train.seq_len
         dtype = str(compute_dtype(engine, self.ranks.device)).removeprefix("torch.")
         self._say(
@@ -172,6 +181,7 @@ class Trainer:
             optimizer=self.engine.optimizer_kind,
             model=self.config.model.model_dump(mode="json"),
             data_order=self.data_order,
+            shapes=state_shapes(self.config.model),
             on_saved=self._on_saved,
         )
 

@@ -11,15 +11,16 @@ from megamodel.errors import CheckpointError, CheckpointUnreadable
 from megamodel.parallel.shard import Box
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Chunk(BaseModel):
-    """One box of a tensor: it lies in `file` under the tensor's own name."""
+    """One box of a tensor: it lies in `file` under `key`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
+    key: str
     offset: tuple[int, ...]
     shape: tuple[int, ...]
 

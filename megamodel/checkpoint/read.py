@@ -11,7 +11,9 @@ from torch import Tensor
 
 from megamodel.checkpoint.manifest import Manifest, TensorEntry, read_manifest
 from megamodel.errors import CheckpointError
-from megamodel.parallel.shard import Box, local_box, local_part
+from megamodel.parallel.shard import Box, Holding, local_box
+
+_WEIGHTS = "param/"
 
 
 class _Files:
@@ -34,52 +36,68 @@ class _Files:
 
 
 @torch.no_grad()
-def load_into(checkpoint: Path, targets: Mapping[str, Tensor]) -> Manifest:
-    """Copy a verified checkpoint into live tensors, whole or sharded; each rank reads just the boxes it holds.
+def load_into(
+    checkpoint: Path,
+    targets: Mapping[str, Holding],
+    expected: Mapping[str, tuple[int, ...]],
+    weights_only: bool = False,
+) -> Manifest:
+    """Copy a verified checkpoint into what this rank holds; each rank reads just the boxes it needs.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        targets: live pieces by key; a rank may hold some of the tensors only.
+        expected: the shapes of all tensors of the whole model.
+        weights_only: leave the optimizer's state as it is.
 
     Raises CheckpointError, before anything is changed, when names or shapes differ.
     """
     manifest = read_manifest(checkpoint)
-    _check_same_tensors(checkpoint, manifest, targets)
+    if weights_only:
+        expected = {name: shape for name, shape in expected.items() if name.startswith(_WEIGHTS)}
+        targets = {name: holding for name, holding in targets.items() if name.startswith(_WEIGHTS)}
+    _check_same_tensors(checkpoint, manifest, expected, weights_only)
     with ExitStack() as stack:
         files = _Files(checkpoint, stack)
         for name, target in targets.items():
-            _fill(local_part(target), local_box(target), name, manifest.tensors[name], files)
+            for box, piece in target.pieces:
+                _fill(piece, box, manifest.tensors[name], files)
     return manifest
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The whole fp32 weights of a checkpoint on the CPU, by parameter name, without the optimizer's state."""
     manifest = read_manifest(checkpoint)
-    prefix = "param/"
-    targets = {name: torch.empty(entry.shape) for name, entry in manifest.tensors.items() if name.startswith(prefix)}
+    targets = {name: torch.empty(entry.shape) for name, entry in manifest.tensors.items() if name.startswith(_WEIGHTS)}
     with ExitStack() as stack:
         files = _Files(checkpoint, stack)
         for name, target in targets.items():
-            _fill(target, local_box(target), name, manifest.tensors[name], files)
-    return {name.removeprefix(prefix): tensor for name, tensor in targets.items()}
+            _fill(target, local_box(target), manifest.tensors[name], files)
+    return {name.removeprefix(_WEIGHTS): tensor for name, tensor in targets.items()}
 
 
-def _fill(part: Tensor, box: Box, name: str, entry: TensorEntry, files: _Files) -> None:
+def _fill(part: Tensor, box: Box, entry: TensorEntry, files: _Files) -> None:
     for chunk in entry.chunks:
         shared = box.overlap(chunk.box)
         if shared is not None:
-            value = files.read(chunk.file, name, shared.relative_to(chunk.box))
+            value = files.read(chunk.file, chunk.key, shared.relative_to(chunk.box))
             part[shared.relative_to(box)].copy_(value)
 
 
-def _check_same_tensors(checkpoint: Path, manifest: Manifest, targets: Mapping[str, Tensor]) -> None:
-    missing = sorted(targets.keys() - manifest.tensors.keys())
-    extra = sorted(manifest.tensors.keys() - targets.keys())
+def _check_same_tensors(
+    checkpoint: Path, manifest: Manifest, expected: Mapping[str, tuple[int, ...]], weights_only: bool
+) -> None:
+    present = {name for name in manifest.tensors if not weights_only or name.startswith(_WEIGHTS)}
+    missing, extra = sorted(expected.keys() - present), sorted(present - expected.keys())
     if missing or extra:
         name, where = (missing[0], "is not in the checkpoint") if missing else (extra[0], "is not in the model")
         raise CheckpointError(
             f"{checkpoint}: made by another model: {name} {where} ({len(missing)} missing, {len(extra)} unknown). "
             "Use the model settings it was trained with, or another run_dir."
         )
-    for name, target in targets.items():
-        if tuple(target.shape) != manifest.tensors[name].shape:
+    for name, shape in expected.items():
+        if tuple(shape) != manifest.tensors[name].shape:
             raise CheckpointError(
-                f"{checkpoint}: {name} is {manifest.tensors[name].shape}, the model wants {tuple(target.shape)}. "
+                f"{checkpoint}: {name} is {manifest.tensors[name].shape}, the model wants {tuple(shape)}. "
                 "Use the model settings it was trained with, or another run_dir."
             )

@@ -6,6 +6,7 @@ Rank 0 waits for all notes, proves that the chunks tile every tensor, writes the
 The notes are files, so the threads need no collective, and a rank that dies leaves the folder uncommitted.
 """
 
+import math
 import os
 import shutil
 import threading
@@ -17,21 +18,20 @@ from typing import Any
 
 from pydantic import BaseModel
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from megamodel.checkpoint.folder import checkpoint_name, prune, sync_folder
 from megamodel.checkpoint.manifest import MANIFEST, Chunk, FileEntry, Manifest, TensorEntry
-from megamodel.checkpoint.tensor_file import DTYPES, write_tensor_file
+from megamodel.checkpoint.tensor_file import write_tensor_file
 from megamodel.errors import CheckpointError
-from megamodel.parallel.shard import is_first_copy, local_box, local_part
+from megamodel.parallel.shard import Holding
 
 
 class _Note(BaseModel):
-    """What one rank wrote: its file, and its chunk of each tensor."""
+    """What one rank wrote: its file, and its chunks of each tensor."""
 
     name: str
     file: FileEntry
-    chunks: dict[str, Chunk]
+    chunks: dict[str, list[Chunk]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class CheckpointWriter:
         attempt: a word unique to this start of the run, the same on every rank.
         keep, permanent_every_steps: see `prune`.
         optimizer, model, data_order: recorded in the manifest.
+        shapes: of every tensor that a checkpoint must hold, by key.
         on_saved: called on rank 0, in the writing thread, after each commit.
         timeout: seconds rank 0 waits for the other ranks' parts.
     """
@@ -70,27 +71,32 @@ class CheckpointWriter:
         optimizer: str,
         model: dict[str, Any],
         data_order: dict[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
         on_saved: Callable[[Saved], None],
         timeout: float = 1800.0,
     ) -> None:
         self.folder, self.rank, self.world_size, self.attempt = folder, rank, world_size, attempt
         self.keep, self.permanent_every_steps = keep, permanent_every_steps
         self.optimizer, self.model, self.data_order = optimizer, model, data_order
-        self.on_saved, self.timeout = on_saved, timeout
+        self.shapes, self.on_saved, self.timeout = shapes, on_saved, timeout
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Copy this rank's part of `tensors` (live, whole or sharded) and write it in the background.
+    def save(self, step: int, tensors: Mapping[str, Holding]) -> None:
+        """Copy this rank's part of `tensors`, which are live, and write it in the background.
 
         Waits for the save before, raises its error. Takes memory for one copy of the rank's part.
         """
         self.wait()
-        mine = self._my_part(tensors)
-        copies = {name: local_part(tensor).detach().to("cpu", copy=True) for name, tensor in mine.items()}
-        chunks = {name: _chunk(tensor, self._file_name) for name, tensor in mine.items()}
-        shapes = {name: (tuple(t.shape), DTYPES[t.dtype]) for name, t in tensors.items()}
-        self._thread = threading.Thread(target=self._run, args=(step, copies, chunks, shapes), name="checkpoint")
+        copies: dict[str, Tensor] = {}
+        chunks: dict[str, list[Chunk]] = {}
+        for name, holding in self._my_part(tensors).items():
+            chunks[name] = []
+            for number, (box, piece) in enumerate(holding.pieces):
+                key = f"{name}#{number}" if number else name
+                copies[key] = piece.detach().to("cpu", copy=True)
+                chunks[name].append(Chunk(file=self._file_name, key=key, offset=box.offset, shape=box.shape))
+        self._thread = threading.Thread(target=self._run, args=(step, copies, chunks), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -110,27 +116,25 @@ class CheckpointWriter:
     def _file_name(self) -> str:
         return f"rank_{self.rank:05d}.safetensors"
 
-    def _my_part(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors this rank writes: its own shards, and its share, by size, of what every rank has whole."""
+    def _my_part(self, tensors: Mapping[str, Holding]) -> dict[str, Holding]:
+        """The tensors this rank writes: its own parts, and its share, by size, of what every rank has whole."""
         load = [0] * self.world_size
-        mine: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            if isinstance(tensor, DTensor):
-                if is_first_copy(tensor) and local_box(tensor).size:
-                    mine[name] = tensor
-                continue
-            owner = load.index(min(load))
-            load[owner] += tensor.numel()
-            if owner == self.rank:
-                mine[name] = tensor
+        mine: dict[str, Holding] = {}
+        for name, holding in tensors.items():
+            if holding.written_by == "any":
+                owner = load.index(min(load))
+                load[owner] += math.prod(holding.shape)
+                if owner == self.rank:
+                    mine[name] = holding
+            elif holding.written_by == "this" and holding.pieces:
+                mine[name] = holding
         return mine
 
     def _run(
         self,
         step: int,
         copies: dict[str, Tensor],
-        chunks: dict[str, Chunk],
-        shapes: dict[str, tuple[tuple[int, ...], str]],
+        chunks: dict[str, list[Chunk]],
     ) -> None:
         started = time.monotonic()
         aside = self.folder / f"{checkpoint_name(step)}.writing-{self.attempt}"
@@ -142,7 +146,7 @@ class CheckpointWriter:
                 _Note(name=self._file_name, file=entry, chunks=chunks).model_dump_json(),
             )
             if self.rank == 0:
-                self._commit(step, aside, shapes, started)
+                self._commit(step, aside, started)
         except OSError as error:
             self._fail(aside, CheckpointError(f"{error.filename or aside}: {error.strerror}. {_space(self.folder)}"))
         except Exception as error:  # it must reach the training loop, whatever it is
@@ -152,11 +156,11 @@ class CheckpointWriter:
         shutil.rmtree(aside, ignore_errors=True)
         self._error = error
 
-    def _commit(self, step: int, aside: Path, shapes: dict[str, tuple[tuple[int, ...], str]], started: float) -> None:
+    def _commit(self, step: int, aside: Path, started: float) -> None:
         notes = self._collect(aside)
         tensors = {
-            name: TensorEntry(shape=shape, dtype=dtype, chunks=tuple(n.chunks[name] for n in notes if name in n.chunks))
-            for name, (shape, dtype) in shapes.items()
+            name: TensorEntry(shape=shape, dtype="F32", chunks=tuple(c for n in notes for c in n.chunks.get(name, ())))
+            for name, shape in self.shapes.items()
         }
         files = {note.name: note.file for note in notes}
         manifest = Manifest(
@@ -194,11 +198,6 @@ class CheckpointWriter:
                 time.sleep(0.02)
             notes.append(_Note.model_validate_json(path.read_bytes()))
         return notes
-
-
-def _chunk(tensor: Tensor, file: str) -> Chunk:
-    box = local_box(tensor)
-    return Chunk(file=file, offset=box.offset, shape=box.shape)
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -1,5 +1,7 @@
 """Causal self-attention through scaled_dot_product_attention, with grouped heads and a cache for generation."""
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,14 @@ from torch import Tensor, nn
 from megamodel.config import ModelConfig
 from megamodel.layers.linear import Linear
 from megamodel.layers.rotary import rotate
+
+
+class Attend(Protocol):
+    """Causal attention of queries [B, H, T, C] to keys and values [B, K, T, C], within documents [B, T] if given."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None, /) -> Tensor:
+        """The weighted values [B, H, T, C]."""
+        ...
 
 
 class KVCache:
@@ -35,33 +45,42 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.size_per_head
-        self.grouped = config.kv_heads != config.num_attention_heads
         query_width = config.num_attention_heads * self.head_dim
         kv_width = config.kv_heads * self.head_dim
         self.q_proj = Linear(config.hidden_size, query_width, bias=config.attention_bias)
         self.k_proj = Linear(config.hidden_size, kv_width, bias=config.attention_bias)
         self.v_proj = Linear(config.hidden_size, kv_width, bias=config.attention_bias)
         self.o_proj = Linear(query_width, config.hidden_size, bias=config.attention_bias)
+        self.attend: Attend = causal_attention
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
-        """Attend causally within [B, T, D], after the cached tokens if there are any."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Attend causally within [B, T, D], after the cached tokens if there are any, within documents if given."""
         q_BHTC, k_BKTC, v_BKTC = (self._heads(p(x_BTD)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if rotary is not None:
             q_BHTC, k_BKTC = rotate(q_BHTC, rotary), rotate(k_BKTC, rotary)
         if cache is not None:
             k_BKTC, v_BKTC = cache.extend(self.layer, k_BKTC, v_BKTC)
-        y_BHTC = _attend(q_BHTC, k_BKTC, v_BKTC, self.grouped)
+        y_BHTC = self.attend(q_BHTC, k_BKTC, v_BKTC, documents_BT)
         return self.o_proj(y_BHTC.transpose(1, 2).flatten(2))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-def _attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, grouped: bool) -> Tensor:
-    """Softmax attention of the last T of S tokens; token t sees the tokens up to itself."""
+def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, documents_BS: Tensor | None = None) -> Tensor:
+    """Softmax attention of the last T of S tokens; token t sees the tokens of its document up to itself."""
     new, total = q_BHTC.shape[2], k_BKSC.shape[2]
-    if new == total:
+    grouped = q_BHTC.shape[1] != k_BKSC.shape[1]
+    if new == total and documents_BS is None:
         return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=grouped)
     # is_causal aligns the mask to the first key; the new tokens are the last ones.
     mask = torch.ones(new, total, dtype=torch.bool, device=q_BHTC.device).tril(total - new) if new > 1 else None
+    if documents_BS is not None:
+        mask = (mask & (documents_BS[:, -new:, None] == documents_BS[:, None, :]))[:, None]
     return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=grouped)

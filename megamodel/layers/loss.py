@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORE_INDEX = -100
 """Target of a token that is not counted in the loss."""
@@ -11,6 +11,14 @@ IGNORE_INDEX = -100
 _CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 """Logits computed at once, whatever the vocabulary. In fp32: 16 MiB on a CPU, whose caches are small; 256 MiB on a GPU,
 where fewer rows would leave the product waiting for memory."""
+
+
+class HeadLoss(nn.Module):
+    """The loss as a module, so that a layout can put another in its place."""
+
+    def forward(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        """See `head_cross_entropy`."""
+        return head_cross_entropy(x_ND, weight_VD, targets_N)
 
 
 def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:

@@ -1,43 +1,61 @@
 """AdamW with decay groups, and its state by parameter name."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from megamodel.config import ModelConfig
+from megamodel.gpt import GPT
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The state of each parameter: running means of the gradient and of its square."""
 
 
-def build_adamw(model: nn.Module, betas: tuple[float, float], eps: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) over a whole or sharded model, its state allocated at once.
+def decays(name: str, dimensions: int) -> bool:
+    """True for the parameters that weight decay pulls to zero: matrices, but not the table of learned positions."""
+    return dimensions >= 2 and not name.startswith("embed_positions")
 
-    Matrices decay; norms, biases and the table of learned positions do not. The learning rate is set at each step.
+
+def build_adamw(
+    parameters: Iterable[tuple[str, nn.Parameter]], betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) over whole or sharded parameters. The learning rate is set at each step.
+
+    Its moments come into being at the first step, or by `allocate_moments`.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and not name.startswith("embed_positions")
-        (decayed if is_matrix else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
-    for parameter in model.parameters():
-        state = optimizer.state[parameter]
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        for moment in MOMENTS:
-            state[moment] = torch.zeros_like(parameter)
-    return optimizer
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in parameters:
+        groups[decays(name, parameter.dim())].append(parameter)
+    settings = [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in settings if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 
 
-def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor that training needs to go on, under its canonical name.
+def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter that has none yet its state: no updates, moments of zero."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                for moment in MOMENTS:
+                    state[moment] = torch.zeros_like(parameter)
 
-    `param/NAME` is the fp32 master, `exp_avg/NAME` and `exp_avg_sq/NAME` its moments. The tensors are the live ones.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"param/{name}"] = parameter.data
-        for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    return tensors
+
+def state_key(kind: str, name: str) -> str:
+    """The name of a checkpoint's tensor: `param/NAME` is the fp32 master, `exp_avg/NAME` and `exp_avg_sq/NAME` moments."""
+    return f"{kind}/{name}"
+
+
+def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that training needs to go on, by its key: what a checkpoint must hold, whole."""
+    with torch.device("meta"):
+        model = GPT(config)
+    return {
+        state_key(kind, name): tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        for kind in ("param", *MOMENTS)
+    }
 
 
 def set_step(optimizer: torch.optim.Optimizer, step: int) -> None:

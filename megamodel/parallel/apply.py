@@ -15,10 +15,10 @@ from megamodel.gpt import GPT
 def prepare_blocks(model: GPT, activation_checkpointing: str, compile_blocks: bool) -> None:
     """Checkpoint and compile every block in place; parameter names stay as they are."""
     if activation_checkpointing == "full":
-        for block in model.layers:
+        for block in model.layers.values():
             block.forward = _checkpointed(block.forward)
     if compile_blocks:
-        for block in model.layers:
+        for block in model.layers.values():
             block.compile(fullgraph=True)
 
 
@@ -29,7 +29,7 @@ def shard_data_parallel(model: GPT, mesh: DeviceMesh) -> None:
     pass. Parameters compute in the model's compute type; gradients are reduced in fp32.
     """
     policy = MixedPrecisionPolicy(param_dtype=model.compute_dtype, reduce_dtype=torch.float32)
-    for block in model.layers:
+    for block in model.layers.values():
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     for module in model.modules():

@@ -1,10 +1,14 @@
 """Which box of a whole tensor this rank holds."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,7 @@ class Box:
     @property
     def size(self) -> int:
         """Number of elements."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
     def overlap(self, other: "Box") -> "Box | None":
         """The part that two boxes share, or None."""
@@ -43,9 +44,18 @@ class Box:
 
 def local_box(tensor: Tensor) -> Box:
     """The box of the whole tensor that this rank's part covers; all of it for a plain tensor."""
-    if not isinstance(tensor, DTensor):
-        return Box((0,) * tensor.dim(), tuple(tensor.shape))
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    offset, shape = [0] * tensor.dim(), list(tensor.shape)
+    if isinstance(tensor, DTensor):
+        coordinate = tensor.device_mesh.get_coordinate()
+        assert coordinate is not None, "a rank outside the mesh holds no part of the tensor"
+        cuts = zip(tensor.placements, coordinate, tensor.device_mesh.shape, strict=True)
+        # FSDP2 cuts what tensor parallelism has cut already, though its axis comes first in the mesh.
+        for placement, position, parts in sorted(cuts, key=lambda cut: isinstance(cut[0], _StridedShard)):
+            if isinstance(placement, Shard | _StridedShard):
+                each = -(-shape[placement.dim] // parts)
+                start = min(position * each, shape[placement.dim])
+                offset[placement.dim] += start
+                shape[placement.dim] = min(each, shape[placement.dim] - start)
     return Box(tuple(offset), tuple(shape))
 
 
@@ -62,3 +72,67 @@ def is_first_copy(tensor: DTensor) -> bool:
 def local_part(tensor: Tensor) -> Tensor:
     """This rank's part as a plain tensor that shares its storage."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> list[tuple[Box, int, int]]:
+    """The elements [start, stop) of a tensor laid out flat, row by row, as boxes, each with its own range of them.
+
+    ZeRO cuts parameters wherever its buffers end. Two dimensions take three boxes at most: the end of a row, whole
+    rows, the beginning of one.
+    """
+    if start >= stop:
+        return []
+    if len(shape) <= 1:
+        box = Box((start,), (stop - start,)) if shape else Box((), ())
+        return [(box, start, stop)]
+    row = math.prod(shape[1:])
+    first, last = -(-start // row), stop // row
+    if first > last:  # within one row
+        return [_in_row(last, inner, row) for inner in flat_boxes(shape[1:], start - last * row, stop - last * row)]
+    found = []
+    if start < first * row:
+        inner_start = start - (first - 1) * row
+        found += [_in_row(first - 1, inner, row) for inner in flat_boxes(shape[1:], inner_start, row)]
+    if first < last:
+        rest = (0,) * (len(shape) - 1)
+        found.append((Box((first, *rest), (last - first, *shape[1:])), first * row, last * row))
+    if last * row < stop:
+        found += [_in_row(last, inner, row) for inner in flat_boxes(shape[1:], 0, stop - last * row)]
+    return found
+
+
+def _in_row(index: int, inner: tuple[Box, int, int], row: int) -> tuple[Box, int, int]:
+    box, start, stop = inner
+    return Box((index, *box.offset), (1, *box.shape)), index * row + start, index * row + stop
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What this rank holds of a whole tensor: live pieces, each shaped as its box."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: tuple[tuple[Box, Tensor], ...]
+    written_by: Literal["this", "other", "any"]
+    """Who puts the pieces into a checkpoint: this rank, another that holds the same, or any, since all hold them."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Holding":
+        """The holding of a plain tensor, which every rank has whole, or of a distributed one."""
+        box, shape = local_box(tensor), tuple(tensor.shape)
+        pieces = ((box, local_part(tensor)),) if box.size else ()
+        if not isinstance(tensor, DTensor):
+            return cls(shape, tensor.dtype, pieces, "any")
+        return cls(shape, tensor.dtype, pieces, "this" if is_first_copy(tensor) else "other")
+
+    @classmethod
+    def of_fragment(cls, shape: tuple[int, ...], start: int, flat: Tensor) -> "Holding":
+        """The holding of the elements from `start` on of a tensor laid out flat, which no other rank has."""
+        boxes = flat_boxes(shape, start, start + flat.numel())
+        pieces = tuple((box, flat[first - start : end - start].view(box.shape)) for box, first, end in boxes)
+        return cls(shape, flat.dtype, pieces, "this")
+
+
+def holdings(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Holding]:
+    """What this rank holds of named parameters."""
+    return {name: Holding.of(parameter.data) for name, parameter in parameters}

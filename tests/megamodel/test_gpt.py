@@ -14,6 +14,7 @@ from megamodel.init import initialize
 from megamodel.layers import loss as loss_module
 from megamodel.layers.attention import KVCache
 from megamodel.layers.loss import IGNORE_INDEX, head_cross_entropy
+from megamodel.parallel.shard import holdings
 from tests.megamodel.models import CONFIGS, our_model, random_weights
 
 TOKENS, WIDTH, VOCAB = 50, 16, 300
@@ -141,7 +142,7 @@ def test_bf16_computes_near_fp32_and_keeps_fp32_gradients(name: str) -> None:
 
 def initial(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     model = GPT(config)
-    initialize(model, config, seed)
+    initialize(holdings(model.named_parameters()), config, seed)
     return dict(model.named_parameters())
 
 

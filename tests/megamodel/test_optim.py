@@ -8,8 +8,9 @@ import torch
 from megamodel.config import ModelConfig
 from megamodel.gpt import GPT
 from megamodel.init import initialize
-from megamodel.optim.adamw import build_adamw, named_state, set_lr
+from megamodel.optim.adamw import build_adamw, set_lr, state_shapes
 from megamodel.optim.schedule import cosine, wsd
+from megamodel.parallel.shard import holdings
 from tests.conftest import GPT2
 
 
@@ -31,9 +32,9 @@ def test_wsd_stays_and_then_falls_in_a_line():
 
 def test_only_matrices_decay():
     model = GPT(ModelConfig(**GPT2))
-    initialize(model, model.config, 0)
+    initialize(holdings(model.named_parameters()), model.config, 0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = build_adamw(model, (0.9, 0.95), 1e-8, weight_decay=0.5)
+    optimizer = build_adamw(model.named_parameters(), (0.9, 0.95), 1e-8, weight_decay=0.5)
     set_lr(optimizer, 0.1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -44,8 +45,7 @@ def test_only_matrices_decay():
 
 
 def test_the_state_has_every_parameter_once():
-    model = GPT(ModelConfig(**GPT2))
-    state = named_state(model, build_adamw(model, (0.9, 0.95), 1e-8, 0.1))
-    names = {name for name, _ in model.named_parameters()}
-    assert state.keys() == {f"{kind}/{name}" for kind in ("param", "exp_avg", "exp_avg_sq") for name in names}
-    assert "param/lm_head.weight" not in state  # tied: the table and the head are one parameter
+    names = {name for name, _ in GPT(ModelConfig(**GPT2)).named_parameters()}
+    shapes = state_shapes(ModelConfig(**GPT2))
+    assert shapes.keys() == {f"{kind}/{name}" for kind in ("param", "exp_avg", "exp_avg_sq") for name in names}
+    assert "param/lm_head.weight" not in shapes  # tied: the table and the head are one parameter
