@@ -41,8 +41,8 @@ def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks
     if batch % unit:
         near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
         raise UserError(
-            f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x train.micro_batch_size="
-            f"{micro}; the nearest that do: {', '.join(map(str, near))}"
+            f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x "
+            f"train.micro_batch_size={micro}; the nearest that do: {', '.join(map(str, near))}"
         )
     return Loader(mixture, batch, data_rank, data_ranks)
 

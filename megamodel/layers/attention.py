@@ -80,7 +80,7 @@ def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, documents_B
     if new == total and documents_BS is None:
         return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=grouped)
     # is_causal aligns the mask to the first key; the new tokens are the last ones.
-    mask = torch.ones(new, total, dtype=torch.bool, device=q_BHTC.device).tril(total - new) if new > 1 else None
+    mask = torch.ones(new, total, dtype=torch.bool, device=q_BHTC.device).tril(total - new)
     if documents_BS is not None:
         mask = (mask & (documents_BS[:, -new:, None] == documents_BS[:, None, :]))[:, None]
     return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, enable_gqa=grouped)
