@@ -26,9 +26,18 @@ from megamodel.checkpoint import (
 )
 from megamodel.checkpoint.manifest import Chunk, Manifest, TensorEntry
 from megamodel.errors import CheckpointError, CheckpointUnreadable
+from megamodel.parallel.shard import Holding
 
 
-def writer_for(folder: Path, keep=10, permanent=None, saved=None) -> CheckpointWriter:
+def holding(tensors: dict[str, torch.Tensor]) -> dict[str, Holding]:
+    return {name: Holding.of(tensor) for name, tensor in tensors.items()}
+
+
+def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def writer_for(folder: Path, tensors: dict[str, torch.Tensor], keep=10, permanent=None, saved=None) -> CheckpointWriter:
     return CheckpointWriter(
         folder,
         rank=0,
@@ -39,20 +48,21 @@ def writer_for(folder: Path, keep=10, permanent=None, saved=None) -> CheckpointW
         optimizer="adamw",
         model={},
         data_order={},
+        shapes=shapes(tensors),
         on_saved=(saved if saved is not None else []).append,
     )
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"param/a": (33, 7), "param/b": (5,), "exp_avg/a": (33, 7), "exp_avg/b": (5,), "param/scalar": ()}
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    sizes = {"param/a": (33, 7), "param/b": (5,), "exp_avg/a": (33, 7), "exp_avg/b": (5,), "param/scalar": ()}
+    return {name: torch.randn(shape, generator=generator) for name, shape in sizes.items()}
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
-    writer = writer_for(tmp_path)
-    writer.save(3, tensors())
+    writer = writer_for(tmp_path, tensors())
+    writer.save(3, holding(tensors()))
     writer.wait()
     return tmp_path / checkpoint_name(3)
 
@@ -60,7 +70,7 @@ def checkpoint(tmp_path) -> Path:
 def test_what_was_saved_is_loaded_and_any_reader_opens_it(checkpoint):
     assert verify_checkpoint(checkpoint) == []
     targets = {name: torch.zeros_like(tensor) for name, tensor in tensors().items()}
-    assert load_into(checkpoint, targets).step == 3
+    assert load_into(checkpoint, holding(targets), shapes(targets)).step == 3
     theirs = load_file(checkpoint / "rank_00000.safetensors")
     for name, tensor in tensors().items():
         assert torch.equal(targets[name], tensor)
@@ -70,8 +80,8 @@ def test_what_was_saved_is_loaded_and_any_reader_opens_it(checkpoint):
 
 def test_saving_takes_a_copy(tmp_path):
     live = tensors()
-    writer = writer_for(tmp_path)
-    writer.save(1, live)
+    writer = writer_for(tmp_path, live)
+    writer.save(1, holding(live))
     for tensor in live.values():
         tensor.fill_(9.0)
     writer.wait()
@@ -111,17 +121,17 @@ def test_truncated_missing_and_foreign_files_are_named(checkpoint):
 def test_a_newer_format_is_not_taken_for_damage(checkpoint):
     """It must not be quarantined: it is good, for the version that wrote it."""
     path = checkpoint / "manifest.json"
-    body = json.loads(path.read_text())["manifest"] | {"format_version": 2, "unheard_of": 1}
+    body = json.loads(path.read_text())["manifest"] | {"format_version": 3, "unheard_of": 1}
     digest = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=32).hexdigest()
     path.write_text(json.dumps({"digest": digest, "manifest": body}))
-    with pytest.raises(CheckpointUnreadable, match="format version 2"):
+    with pytest.raises(CheckpointUnreadable, match="format version 3"):
         find_newest_good(checkpoint.parent)
 
 
 def test_the_newest_good_one_is_found(tmp_path):
-    writer = writer_for(tmp_path)
+    writer = writer_for(tmp_path, tensors())
     for step in (1, 2, 3):
-        writer.save(step, tensors(step))
+        writer.save(step, holding(tensors(step)))
     writer.wait()
     (tmp_path / checkpoint_name(3) / "rank_00000.safetensors").unlink()
     good, bad = find_newest_good(tmp_path)
@@ -131,9 +141,9 @@ def test_the_newest_good_one_is_found(tmp_path):
 
 def test_old_ones_go_and_permanent_ones_stay(tmp_path):
     saved = []
-    writer = writer_for(tmp_path, keep=2, permanent=4, saved=saved)
+    writer = writer_for(tmp_path, tensors(), keep=2, permanent=4, saved=saved)
     for step in range(1, 10):
-        writer.save(step, tensors())
+        writer.save(step, holding(tensors()))
     writer.wait()
     assert [step for step, _ in list_checkpoints(tmp_path)] == [4, 8, 9]
     assert [s.step for s in saved] == list(range(1, 10))
@@ -149,7 +159,9 @@ def test_old_ones_go_and_permanent_ones_stay(tmp_path):
 )
 def test_parts_that_do_not_make_a_whole_are_refused(chunks, problem):
     entry = TensorEntry(
-        shape=(4, 4), dtype="F32", chunks=[Chunk(file="f", offset=offset, shape=shape) for offset, shape in chunks]
+        shape=(4, 4),
+        dtype="F32",
+        chunks=[Chunk(file="f", key="t", offset=offset, shape=shape) for offset, shape in chunks],
     )
     manifest = Manifest(step=1, optimizer="adamw", model={}, data_order={}, tensors={"t": entry}, files={})
     assert problem in manifest.coverage_problems()[0]
@@ -159,19 +171,20 @@ def test_another_model_is_refused_before_anything_changes(checkpoint):
     targets = {name: torch.zeros_like(tensor) for name, tensor in tensors().items()}
     targets["param/b"] = torch.zeros(6)
     with pytest.raises(CheckpointError, match=r"param/b is \(5,\), the model wants \(6,\)"):
-        load_into(checkpoint, targets)
+        load_into(checkpoint, holding(targets), shapes(targets))
     assert not any(tensor.any() for tensor in targets.values())
     del targets["param/b"]
     with pytest.raises(CheckpointError, match="param/b is not in the model"):
-        load_into(checkpoint, targets)
+        load_into(checkpoint, holding(targets), shapes(targets))
 
 
 def _save_for_ever(folder: str) -> None:
-    writer = writer_for(Path(folder), keep=3)
+    live = {f"param/{n}": torch.full((50_000,), float(n)) for n in range(8)}
+    writer = writer_for(Path(folder), live, keep=3)
     step = len(list_checkpoints(Path(folder))) + int(time.time() * 1000) % 10**8
     while True:
         step += 1
-        writer.save(step, {f"param/{n}": torch.full((50_000,), float(n)) for n in range(8)})
+        writer.save(step, holding(live))
 
 
 def test_a_kill_at_any_moment_of_saving_leaves_only_whole_checkpoints(tmp_path):
@@ -207,10 +220,10 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(small_disk):
-    writer = writer_for(small_disk)
     fits = {"param/a": torch.ones(300_000)}
-    writer.save(1, fits)
-    writer.save(2, fits)
+    writer = writer_for(small_disk, fits)
+    writer.save(1, holding(fits))
+    writer.save(2, holding(fits))
     with pytest.raises(CheckpointError, match=r"No space left on device.*are free there"):
         writer.wait()
     assert [path.name for path in small_disk.iterdir()] == [checkpoint_name(1)]
