@@ -1,6 +1,6 @@
 """Fill tensors of any layout from a checkpoint of any layout."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,19 @@ def load_into(
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The whole fp32 weights of a checkpoint on the CPU, by parameter name, without the optimizer's state."""
+    return {name.removeprefix(_WEIGHTS): tensor for name, tensor in read_tensors(checkpoint, _WEIGHTS)}
+
+
+def read_tensors(checkpoint: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checkpoint whose names begin so, whole, one after the other in the order of their names."""
     manifest = read_manifest(checkpoint)
-    targets = {name: torch.empty(entry.shape) for name, entry in manifest.tensors.items() if name.startswith(_WEIGHTS)}
     with ExitStack() as stack:
         files = _Files(checkpoint, stack)
-        for name, target in targets.items():
-            _fill(target, local_box(target), manifest.tensors[name], files)
-    return {name.removeprefix(_WEIGHTS): tensor for name, tensor in targets.items()}
+        for name in sorted(manifest.tensors):
+            if name.startswith(prefix):
+                tensor = torch.empty(manifest.tensors[name].shape)
+                _fill(tensor, local_box(tensor), manifest.tensors[name], files)
+                yield name, tensor
 
 
 def _fill(part: Tensor, box: Box, entry: TensorEntry, files: _Files) -> None:
