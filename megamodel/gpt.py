@@ -87,6 +87,11 @@ class GPT(nn.Module):
                 self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
             self.head_loss = HeadLoss()
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks of this part, in order."""
+        return [block for block in self.layers.values() if isinstance(block, Block)]
+
     def forward(
         self,
         inputs: Tensor,
@@ -113,7 +118,7 @@ class GPT(nn.Module):
         head_VD = self.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         if targets_BT is None:
             return F.linear(x_BTD, head_VD.to(x_BTD.dtype)).float()
-        return self.head_loss(x_BTD.flatten(0, 1), head_VD, targets_BT.flatten())
+        return self.head_loss(x_BTD, head_VD, targets_BT)
 
     def _hidden(
         self, inputs: Tensor, cache: KVCache | None, positions: Tensor | None, documents_BT: Tensor | None
@@ -126,7 +131,7 @@ class GPT(nn.Module):
         if self.config.position_embedding == "rope":
             cos, sin = rotary_table(positions, self.config.size_per_head, self.config.rope_theta)
             rotary = cos.to(self.compute_dtype), sin.to(self.compute_dtype)
-        for block in self.layers.values():
+        for block in self.blocks:
             x_BTD = block(x_BTD, rotary, cache, documents_BT)
         if cache is not None:
             cache.length += inputs.shape[1]

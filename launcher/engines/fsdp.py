@@ -1,17 +1,16 @@
-"""Parameters, gradients and optimizer state sharded over the ranks: FSDP2, or HSDP with several replicas."""
+"""Parameters, gradients and optimizer state sharded over the ranks: FSDP2, or HSDP with several replicas; tp and cp."""
 
 import contextlib
 from collections.abc import Iterator
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from launcher.engines.torch_engine import TorchEngine
-from megamodel.gpt import GPT
-from megamodel.parallel.apply import prepare_blocks, shard_data_parallel
+from launcher.engines.torch_engine import TorchEngine, block_settings
+from megamodel.gpt import GPT, Part
+from megamodel.parallel.apply import ShardSettings, build_part
 from megamodel.parallel.shard import is_first_copy
 
 
@@ -19,14 +18,16 @@ class FsdpEngine(TorchEngine):
     """torch's fully_shard: each rank keeps 1/dp_shard of every parameter and gathers a block when it is needed."""
 
     def _build_parts(self) -> list[GPT]:
-        with torch.device("meta"):
-            model = GPT(self.config.model, self.dtype)
-        mesh = self.layout.mesh(self.ranks.device.type)
-        prepare_blocks(model, self.config.engine.activation_checkpointing, self.config.engine.compile)
-        shard_data_parallel(
-            model, mesh["dp_shard"] if self.layout.dp_replicate == 1 else mesh["dp_replicate", "dp_shard"]
+        return [self._build_part(Part(range(self.config.model.num_hidden_layers)))]
+
+    def _build_part(self, part: Part) -> GPT:
+        engine, parallel = self.config.engine, self.config.parallel
+        shards = ShardSettings(engine.reshard_after_forward, engine.prefetch_blocks)
+        device_type = self.ranks.device.type
+        blocks = block_settings(engine)
+        return build_part(
+            self.config.model, self.dtype, part, self.layout, device_type, parallel.cp_method, blocks, shards
         )
-        return [model]
 
     @contextlib.contextmanager
     def _reduced(self, last: bool) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from launcher.engines.torch_engine import TorchEngine
+from launcher.engines.torch_engine import TorchEngine, block_settings
 from megamodel.gpt import GPT
 from megamodel.parallel.apply import prepare_blocks
 
@@ -13,5 +13,5 @@ class SingleEngine(TorchEngine):
     def _build_parts(self) -> list[GPT]:
         with torch.device("meta"):
             model = GPT(self.config.model, self.dtype)
-        prepare_blocks(model, self.config.engine.activation_checkpointing, self.config.engine.compile)
+        prepare_blocks(model, block_settings(self.config.engine))
         return [model]

@@ -9,13 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from launcher.cluster.ranks import Ranks
-from launcher.config import RunConfig
+from launcher.config import EngineConfig, RunConfig
 from launcher.engines.base import Engine, StepOutput
 from megamodel.checkpoint import Manifest, load_into
 from megamodel.gpt import GPT
 from megamodel.init import initialize
 from megamodel.optim.adamw import MOMENTS, allocate_moments, build_adamw, set_lr, set_step, state_key, state_shapes
+from megamodel.parallel.apply import BlockSettings
 from megamodel.parallel.shard import Holding, holdings, local_part
+
+
+def block_settings(engine: EngineConfig) -> BlockSettings:
+    """What the run's settings say of the blocks."""
+    return BlockSettings(
+        engine.activation_checkpointing,
+        engine.activation_checkpointing_nth,
+        engine.activation_memory_budget,
+        engine.offload_activations,
+        engine.compile,
+    )
 
 
 class TorchEngine(Engine):

@@ -13,28 +13,49 @@ _CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 where fewer rows would leave the product waiting for memory."""
 
 
+class Vocabulary:
+    """The words whose logits this process forms: all. A layout that shares the vocabulary says otherwise."""
+
+    first = 0
+    """Number of the first word."""
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """The largest value over all who share the vocabulary."""
+        return values
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all who share the vocabulary."""
+        return values
+
+
+WHOLE = Vocabulary()
+
+
 class HeadLoss(nn.Module):
     """The loss as a module, so that a layout can put another in its place."""
 
-    def forward(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
         """See `head_cross_entropy`."""
-        return head_cross_entropy(x_ND, weight_VD, targets_N)
+        return head_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
 
 
-def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocabulary: Vocabulary = WHOLE) -> Tensor:
     """Sum over tokens of -log softmax(x Wᵀ)[target], an fp32 scalar; tokens with target IGNORE_INDEX add nothing.
 
     Gradients of the hidden states and of the head are formed in the forward pass, chunk by chunk, while the chunk's
     logits are at hand: the same three matrix products as with whole logits, and nothing computed twice. Products run in
-    the type of `x_ND`; the softmax and the sum in fp32; the head's gradient is collected in fp32.
+    the type of `x_ND`; the softmax and the sum in fp32; the head's gradient is collected in fp32. Where the vocabulary
+    is shared, `weight_VD` has this rank's words, and the gradient of `x_ND` is what they add to it.
     """
     needs_grad = torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad)
-    return _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N, needs_grad)
+    return _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N, needs_grad, vocabulary)
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, needs_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, needs_grad: bool, vocabulary: Vocabulary
+    ) -> Tensor:
         weight = weight_VD.to(x_ND.dtype)
         total = x_ND.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x_ND) if needs_grad else None
@@ -42,7 +63,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         step = max(1, _CHUNK_ELEMENTS[weight.device.type] // weight.shape[0])
         for start in range(0, x_ND.shape[0], step):
             rows = slice(start, start + step)
-            loss, grad_logits = _chunk(x_ND[rows], weight, targets_N[rows], needs_grad)
+            loss, grad_logits = _chunk(x_ND[rows], weight, targets_N[rows], needs_grad, vocabulary)
             total += loss
             if grad_x is not None and grad_weight is not None and grad_logits is not None:
                 torch.mm(grad_logits, weight, out=grad_x[rows])
@@ -55,23 +76,28 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         grad_x, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0]
-        return grad_x * scale.to(grad_x.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None
+        return grad_x * scale.to(grad_x.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None, None
 
 
-def _chunk(x: Tensor, weight: Tensor, targets: Tensor, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
+def _chunk(
+    x: Tensor, weight: Tensor, targets: Tensor, needs_grad: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
     """Loss of one chunk, and the gradient of its logits in the type of `x` (softmax minus one at the target)."""
     logits = torch.mm(x, weight.t()).float()
     counted = (targets != IGNORE_INDEX)[:, None]
-    index = torch.where(counted, targets[:, None], 0)
-    logits.sub_(logits.amax(dim=-1, keepdim=True))
-    picked = logits.gather(1, index)
-    exp_sum = logits.exp_().sum(dim=-1, keepdim=True)
+    index = targets[:, None] - vocabulary.first
+    here = counted & (index >= 0) & (index < weight.shape[0])
+    index = torch.where(here, index, 0)
+    logits.sub_(vocabulary.maximum(logits.amax(dim=-1, keepdim=True)))
+    picked = torch.where(here, logits.gather(1, index), 0.0)
+    sums = torch.cat((logits.exp_().sum(dim=-1, keepdim=True), picked), dim=1)
+    exp_sum, picked = vocabulary.total(sums).split(1, dim=1)
     loss = torch.where(counted, exp_sum.log() - picked, 0.0).sum()
     if not needs_grad:
         return loss, None
     # Each pass over the logits costs as much as a good part of a product: they become their gradient in place.
     grad = logits.mul_(counted / exp_sum)
-    return loss, grad.scatter_add_(1, index, -counted.to(grad.dtype)).to(x.dtype)
+    return loss, grad.scatter_add_(1, index, -here.to(grad.dtype)).to(x.dtype)
 
 
 def _accumulate(grad_weight: Tensor, grad_logits: Tensor, x: Tensor) -> None:

@@ -34,6 +34,9 @@ class GeluMLP(nn.Module):
         return self.down_proj(F.gelu(self.up_proj(x_BTD), approximate="tanh"))
 
 
-def build_mlp(config: ModelConfig) -> nn.Module:
+MLP = SwigluMLP | GeluMLP
+
+
+def build_mlp(config: ModelConfig) -> MLP:
     """The MLP that the configuration names."""
     return SwigluMLP(config) if config.activation == "swiglu" else GeluMLP(config)

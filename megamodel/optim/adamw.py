@@ -43,7 +43,7 @@ def allocate_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def state_key(kind: str, name: str) -> str:
-    """A tensor's name in a checkpoint: `param/NAME` is the fp32 master, `exp_avg/NAME` and `exp_avg_sq/NAME` moments."""
+    """A tensor's name in a checkpoint: `param/NAME` is the fp32 master, `exp_avg/NAME` and so on its moments."""
     return f"{kind}/{name}"
 
 

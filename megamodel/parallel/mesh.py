@@ -50,6 +50,11 @@ class Layout:
         """A mesh with every axis by its name, over all ranks of the default process group."""
         return init_device_mesh(device_type, self.sizes, mesh_dim_names=AXES)
 
+    def parameter_mesh(self, device_type: str) -> DeviceMesh:
+        """A mesh for the parameters: the ranks of a sequence hold shards of them too, and add up their gradients."""
+        sizes = (self.pp, self.dp_replicate, self.dp_shard * self.cp, self.tp)
+        return init_device_mesh(device_type, sizes, mesh_dim_names=("pp", "dp_replicate", "dp_shard_cp", "tp"))
+
     def __str__(self) -> str:
         named = [f"{axis} {size}" for axis, size in zip(AXES, self.sizes, strict=True) if size > 1]
         return " x ".join(named) or "1 rank"
