@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _PRELOADED = ["launcher.train.loop", "launcher.train.start"]
 _context = multiprocessing.get_context("forkserver")
@@ -46,3 +48,40 @@ def _rank(rank: int, ranks: int, folder: str, output: str, config: str, override
     code = main([config, *overrides])
     sys.stdout.flush()
     os._exit(code)
+
+
+def in_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
+    """Call `function(*arguments)`, of a module's top level, in every one of `ranks` gloo ranks; return the results.
+
+    A rank that raises fails the test with its traceback. Results are made of tensors, numbers and strings.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            _context.Process(target=_call, args=(function, rank, ranks, folder, arguments)) for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(180)
+            process.kill()
+        errors = [path.read_text() for path in sorted(Path(folder).glob("error_*"))]
+        assert not any(process.exitcode for process in processes), "\n".join(errors) or "a rank did not end in time"
+        return [torch.load(Path(folder) / f"result_{rank}", weights_only=True) for rank in range(ranks)]
+
+
+def _call(function: Callable[..., Any], rank: int, ranks: int, folder: str, arguments: tuple[Any, ...]) -> None:
+    import traceback
+
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    try:
+        torch.save(function(*arguments), Path(folder) / f"result_{rank}")
+    except BaseException:
+        (Path(folder) / f"error_{rank}").write_text(f"rank {rank}\n{traceback.format_exc()}")
+        os._exit(1)  # the others may be waiting for this rank, which must not wait for them
+    dist.destroy_process_group()
