@@ -6,13 +6,14 @@ from megamodel.checkpoint.folder import (
     list_checkpoints,
     quarantine,
     remove_leftovers,
-    verify_checkpoint,
 )
-from megamodel.checkpoint.manifest import Manifest, read_manifest
-from megamodel.checkpoint.read import load_into, load_weights
+from megamodel.checkpoint.manifest import WEIGHTS_ONLY, Manifest, read_manifest
+from megamodel.checkpoint.read import load_into, load_weights, read_tensors
+from megamodel.checkpoint.verify import verify_checkpoint
 from megamodel.checkpoint.write import CheckpointWriter, Saved
 
 __all__ = [
+    "WEIGHTS_ONLY",
     "CheckpointWriter",
     "Manifest",
     "Saved",
@@ -23,6 +24,7 @@ __all__ = [
     "load_weights",
     "quarantine",
     "read_manifest",
+    "read_tensors",
     "remove_leftovers",
     "verify_checkpoint",
 ]

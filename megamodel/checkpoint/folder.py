@@ -3,13 +3,10 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from megamodel.checkpoint.manifest import Manifest, read_manifest
-from megamodel.checkpoint.tensor_file import digest_file
-from megamodel.errors import CheckpointError, CheckpointUnreadable
+from megamodel.checkpoint.verify import verify_checkpoint
+from megamodel.errors import CheckpointError
 
 _NAME = re.compile(r"step_(\d{8,})")
 _LISTINGS = 20
@@ -28,42 +25,6 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     with os.scandir(folder) as entries:
         found = [(_NAME.fullmatch(entry.name), Path(entry.path)) for entry in entries if entry.is_dir()]
     return sorted((int(match[1]), path) for match, path in found if match)
-
-
-def verify_checkpoint(path: Path) -> list[str]:
-    """Read every byte of a checkpoint; return one sentence for each fault, none when all is well.
-
-    Raises CheckpointUnreadable when it may be good but this process cannot tell.
-    """
-    try:
-        manifest = read_manifest(path)
-    except CheckpointUnreadable:
-        raise
-    except CheckpointError as error:
-        return [str(error)]
-    with ThreadPoolExecutor() as pool:
-        faults = list(pool.map(lambda item: _file_fault(path / item[0], *item[1]), _expected(manifest)))
-    return [fault for fault in faults if fault] + [f"{path}: {problem}" for problem in manifest.coverage_problems()]
-
-
-def _expected(manifest: Manifest) -> Iterable[tuple[str, tuple[int, str]]]:
-    return [(name, (entry.size, entry.digest)) for name, entry in manifest.files.items()]
-
-
-def _file_fault(path: Path, size: int, digest: str) -> str | None:
-    try:
-        actual = path.stat().st_size
-        if actual != size:
-            return f"{path}: {actual} bytes, {size} were written: the file was truncated or overwritten"
-        if digest_file(path) != digest:
-            return f"{path}: content differs from the digest taken while it was written: at least one bit has changed"
-    except FileNotFoundError:
-        return f"{path}: missing"
-    except (IsADirectoryError, NotADirectoryError):
-        return f"{path}: not a file"
-    except OSError as error:
-        raise CheckpointUnreadable(f"{path}: {error.strerror}; it may be whole, so make it readable") from error
-    return None
 
 
 def find_newest_good(folder: Path) -> tuple[Path | None, list[tuple[Path, list[str]]]]:

@@ -14,26 +14,64 @@ from megamodel.checkpoint.manifest import FileEntry
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
-    """Write contiguous CPU tensors to `path` in the safetensors format, fsync, and return size and digest.
+SEGMENT = 2**26
+"""Bytes under one digest: large enough to read fast, small enough to share a file among many readers."""
 
-    The digest is of the bytes handed to the operating system, taken from memory: a fault between here and the platter
+
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], segment: int = SEGMENT) -> FileEntry:
+    """Write contiguous CPU tensors to `path` in the safetensors format, fsync, and return size and digests.
+
+    The digests are of the bytes handed to the operating system, taken from memory: a fault between here and the platter
     shows as a difference when the file is read back.
     """
-    digest, size = hashlib.blake2b(digest_size=32), 0
+    digests = _Digests(segment)
     with path.open("wb", buffering=0) as file:
         for part in [_header(tensors), *(_bytes(t) for t in tensors.values())]:
-            digest.update(part)
-            size += len(part)
+            digests.update(part)
             _write_all(file.fileno(), part)
         os.fsync(file.fileno())
-    return FileEntry(size=size, digest=digest.hexdigest())
+    return digests.entry()
 
 
-def digest_file(path: Path) -> str:
-    """BLAKE2b-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+def digest_segment(path: Path, start: int, length: int) -> str:
+    """BLAKE2b-256 of `length` bytes of a file from `start` on."""
+    digest = _new_digest()
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while length and (part := file.read(min(length, _READ))):
+            digest.update(part)
+            length -= len(part)
+    return digest.hexdigest()
+
+
+_READ = 2**20
+
+
+def _new_digest() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=32)
+
+
+class _Digests:
+    """The digests of a stream of bytes, segment by segment."""
+
+    def __init__(self, segment: int) -> None:
+        self.segment, self.size = segment, 0
+        self.finished: list[str] = []
+        self.current = _new_digest()
+
+    def update(self, part: memoryview) -> None:
+        while part:
+            piece = part[: self.segment - self.size % self.segment]
+            self.current.update(piece)
+            self.size += len(piece)
+            part = part[len(piece) :]
+            if self.size % self.segment == 0:
+                self.finished.append(self.current.hexdigest())
+                self.current = _new_digest()
+
+    def entry(self) -> FileEntry:
+        last = [self.current.hexdigest()] if self.size % self.segment else []
+        return FileEntry(size=self.size, segment=self.segment, digests=(*self.finished, *last))
 
 
 def _header(tensors: Mapping[str, Tensor]) -> memoryview:
@@ -50,7 +88,7 @@ def _header(tensors: Mapping[str, Tensor]) -> memoryview:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def _write_all(descriptor: int, part: memoryview) -> None:

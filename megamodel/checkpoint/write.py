@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -53,7 +54,7 @@ class CheckpointWriter:
         rank, world_size: of all processes.
         attempt: a word unique to this start of the run, the same on every rank.
         keep, permanent_every_steps: see `prune`.
-        optimizer, model, data_order: recorded in the manifest.
+        optimizer, optimizer_start, model, data_order: recorded in the manifest.
         shapes: of every tensor that a checkpoint must hold, by key.
         on_saved: called on rank 0, in the writing thread, after each commit.
         timeout: seconds rank 0 waits for the other ranks' parts.
@@ -69,6 +70,7 @@ class CheckpointWriter:
         keep: int,
         permanent_every_steps: int | None,
         optimizer: str,
+        optimizer_start: int = 0,
         model: dict[str, Any],
         data_order: dict[str, Any],
         shapes: Mapping[str, tuple[int, ...]],
@@ -77,7 +79,8 @@ class CheckpointWriter:
     ) -> None:
         self.folder, self.rank, self.world_size, self.attempt = folder, rank, world_size, attempt
         self.keep, self.permanent_every_steps = keep, permanent_every_steps
-        self.optimizer, self.model, self.data_order = optimizer, model, data_order
+        self.optimizer, self.optimizer_start = optimizer, optimizer_start
+        self.model, self.data_order = model, data_order
         self.shapes, self.on_saved, self.timeout = shapes, on_saved, timeout
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -85,7 +88,9 @@ class CheckpointWriter:
     def save(self, step: int, tensors: Mapping[str, Holding]) -> None:
         """Copy this rank's part of `tensors`, which are live, and write it in the background.
 
-        Waits for the save before, raises its error. Takes memory for one copy of the rank's part.
+        Waits for the save before, raises its error. Nothing is gathered: the extra memory is one copy, in the machine's
+        memory, of what this rank writes, from the call to the end of the writing. Of a sharded state that is the rank's
+        shard; of a state that every rank has whole, 1/world_size of it; rank 0 adds the manifest.
         """
         self.wait()
         copies: dict[str, Tensor] = {}
@@ -94,7 +99,7 @@ class CheckpointWriter:
             chunks[name] = []
             for number, (box, piece) in enumerate(holding.pieces):
                 key = f"{name}#{number}" if number else name
-                copies[key] = piece.detach().to("cpu", copy=True)
+                copies[key] = _copy(piece)
                 chunks[name].append(Chunk(file=self._file_name, key=key, offset=box.offset, shape=box.shape))
         self._thread = threading.Thread(target=self._run, args=(step, copies, chunks), name="checkpoint")
         self._thread.start()
@@ -166,6 +171,7 @@ class CheckpointWriter:
         manifest = Manifest(
             step=step,
             optimizer=self.optimizer,
+            optimizer_start=self.optimizer_start,
             model=self.model,
             data_order=self.data_order,
             tensors=tensors,
@@ -198,6 +204,11 @@ class CheckpointWriter:
                 time.sleep(0.02)
             notes.append(_Note.model_validate_json(path.read_bytes()))
         return notes
+
+
+def _copy(piece: Tensor) -> Tensor:
+    """A contiguous copy in the machine's memory."""
+    return torch.empty(piece.shape, dtype=piece.dtype).copy_(piece.detach())
 
 
 def _write_durably(path: Path, text: str) -> None:

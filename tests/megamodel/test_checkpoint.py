@@ -1,17 +1,22 @@
 """Promise 3 on one machine: what is committed is whole, what is damaged is never believed."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from megamodel.checkpoint import (
@@ -24,9 +29,11 @@ from megamodel.checkpoint import (
     remove_leftovers,
     verify_checkpoint,
 )
-from megamodel.checkpoint.manifest import Chunk, Manifest, TensorEntry
+from megamodel.checkpoint.manifest import Chunk, FileEntry, Manifest, TensorEntry
+from megamodel.checkpoint.tensor_file import write_tensor_file
+from megamodel.checkpoint.verify import faulty, segments, share
 from megamodel.errors import CheckpointError, CheckpointUnreadable
-from megamodel.parallel.shard import Holding
+from megamodel.parallel.shard import Box, Holding, flat_boxes
 
 
 def holding(tensors: dict[str, torch.Tensor]) -> dict[str, Holding]:
@@ -149,22 +156,141 @@ def test_old_ones_go_and_permanent_ones_stay(tmp_path):
     assert [s.step for s in saved] == list(range(1, 10))
 
 
+def manifest_of(shape, boxes, **settings) -> Manifest:
+    chunks = [Chunk(file="f", key="t", offset=offset, shape=size) for offset, size in boxes]
+    entry = TensorEntry(shape=shape, dtype="F32", chunks=chunks)
+    files = {"f": FileEntry(size=1, segment=1, digests=("0",))}
+    return Manifest(step=1, optimizer="adamw", model={}, data_order={}, tensors={"t": entry}, files=files, **settings)
+
+
 @pytest.mark.parametrize(
     ("chunks", "problem"),
     [
         ([((0, 0), (2, 4))], "8 of 16 elements"),
         ([((0, 0), (3, 4)), ((2, 0), (1, 4)), ((3, 0), (0, 4))], "overlap"),
         ([((0, 0), (2, 4)), ((3, 0), (2, 4))], "outside"),
+        ([((0,), (4,)), ((0, 0), (4, 4))], "has not the 2 dimensions"),
     ],
 )
 def test_parts_that_do_not_make_a_whole_are_refused(chunks, problem):
-    entry = TensorEntry(
-        shape=(4, 4),
-        dtype="F32",
-        chunks=[Chunk(file="f", key="t", offset=offset, shape=shape) for offset, shape in chunks],
-    )
-    manifest = Manifest(step=1, optimizer="adamw", model={}, data_order={}, tensors={"t": entry}, files={})
-    assert problem in manifest.coverage_problems()[0]
+    assert problem in manifest_of((4, 4), chunks).coverage_problems()[0]
+
+
+def test_a_chunk_in_a_file_that_is_not_the_checkpoints_is_refused():
+    manifest = manifest_of((4,), [((0,), (4,))])
+    assert manifest.coverage_problems() == []
+    chunk = manifest.tensors["t"].chunks[0].model_copy(update={"file": "../../elsewhere"})
+    entry = manifest.tensors["t"].model_copy(update={"chunks": (chunk,)})
+    assert "'../../elsewhere'" in manifest.model_copy(update={"tensors": {"t": entry}}).coverage_problems()[0]
+
+
+@st.composite
+def cut_tensors(draw):
+    """A tensor cut into boxes along random planes, most often with one box then moved, grown, dropped or doubled."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+    boxes = [Box((0,) * len(shape), shape)]
+    for _ in range(draw(st.integers(0, 6)) if shape else 0):
+        box = boxes.pop(draw(st.integers(0, len(boxes) - 1)))
+        dim = draw(st.integers(0, len(shape) - 1))
+        place = draw(st.integers(0, box.shape[dim]))
+        low, high, start = list(box.shape), list(box.shape), list(box.offset)
+        low[dim], high[dim], start[dim] = place, box.shape[dim] - place, box.offset[dim] + place
+        boxes += [Box(box.offset, tuple(low)), Box(tuple(start), tuple(high))]
+    harm = draw(st.sampled_from(["none", "drop", "double", "move", "grow"]))
+    index = draw(st.integers(0, len(boxes) - 1))
+    if harm == "drop":
+        del boxes[index]
+    elif harm == "double":
+        boxes.append(boxes[index])
+    elif harm != "none" and shape:
+        dim, box = draw(st.integers(0, len(shape) - 1)), boxes[index]
+        what = box.offset if harm == "move" else box.shape
+        changed = tuple(max(0, n + (draw(st.sampled_from([-1, 1])) if i == dim else 0)) for i, n in enumerate(what))
+        boxes[index] = Box(changed, box.shape) if harm == "move" else Box(box.offset, changed)
+    return shape, boxes
+
+
+def _tiles(shape, boxes) -> bool:
+    """By counting every element, in a space large enough for boxes that stick out."""
+    count = torch.zeros([n + 8 for n in shape], dtype=torch.int64)
+    for box in boxes:
+        count[box.slices] += 1
+    whole = torch.zeros_like(count)
+    whole[tuple(slice(n) for n in shape)] = 1
+    return torch.equal(count, whole)
+
+
+@given(cut_tensors())
+@settings(max_examples=500, deadline=None)
+def test_coverage_is_exact(case):
+    shape, boxes = case
+    problems = manifest_of(shape, [(box.offset, box.shape) for box in boxes]).coverage_problems()
+    assert (not problems) == _tiles(shape, boxes), problems
+
+
+def test_coverage_of_a_thousand_ranks_is_quick():
+    """ZeRO-3 over 1,024 ranks cuts a matrix into up to three boxes a rank; so does tensor parallelism by columns."""
+    shape, ranks = (8192, 28671), 1024
+    cuts = [rank * shape[0] * shape[1] // ranks for rank in range(ranks + 1)]
+    rows = [b for start, stop in itertools.pairwise(cuts) for b, _, _ in flat_boxes(shape, start, stop)]
+    columns = [Box((0, column), (8192, 1)) for column in range(28671)]
+    for boxes in (rows, columns):
+        manifest = manifest_of(shape, [(box.offset, box.shape) for box in boxes])
+        started = time.process_time()
+        assert manifest.coverage_problems() == []
+        seconds = time.process_time() - started
+        assert seconds < 1e-4 * len(boxes), f"{len(boxes)} chunks took {seconds:.2f} s"
+        assert (
+            "of 234872832 elements"
+            in manifest_of(shape, [(b.offset, b.shape) for b in boxes[1:]]).coverage_problems()[0]
+        )
+
+
+def test_a_checkpoint_of_format_version_1_is_still_read():
+    """Written by the version before this one, on two ranks: one chunk a tensor without a key, one digest a file."""
+    checkpoint = Path(__file__).parent / "checkpoint_version_1" / checkpoint_name(3)
+    assert json.loads((checkpoint / "manifest.json").read_text())["manifest"]["format_version"] == 1
+    assert verify_checkpoint(checkpoint) == []
+    sizes = {"param/a": (4, 3), "param/b": (5,)}
+    sizes |= {f"{moment}/{name}": sizes[f"param/{name}"] for moment in ("exp_avg", "exp_avg_sq") for name in "ab"}
+    targets = {name: torch.zeros(size) for name, size in sizes.items()}
+    manifest = load_into(checkpoint, holding(targets), sizes)
+    assert (manifest.step, manifest.optimizer_updates, manifest.data_order) == (3, 3, {"seed": 7})
+    assert torch.equal(targets["param/a"], torch.arange(12.0).view(4, 3))
+    assert torch.equal(targets["exp_avg/b"], torch.arange(5.0) / 3)
+    assert torch.equal(targets["exp_avg_sq/a"], torch.arange(12.0).view(4, 3) / 11)
+    assert torch.equal(load_weights(checkpoint)["b"], torch.arange(5.0) + 100)
+
+
+def test_damage_of_a_version_1_checkpoint_is_seen(tmp_path):
+    checkpoint = tmp_path / checkpoint_name(3)
+    shutil.copytree(Path(__file__).parent / "checkpoint_version_1" / checkpoint_name(3), checkpoint)
+    path = checkpoint / "rank_00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert verify_checkpoint(checkpoint) == [
+        f"{path}: content differs from the digest taken while it was written: at least one bit has changed"
+    ]
+
+
+@given(st.integers(1, 400), st.integers(1, 7), st.lists(st.integers(0, 40), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_segments_hold_every_byte_once_whoever_reads_them(segment, readers, lengths):
+    with tempfile.TemporaryDirectory() as folder:
+        live = {f"t{n}": torch.arange(float(length)) for n, length in enumerate(lengths)}
+        files = {}
+        for name in ("one", "two"):
+            files[name] = write_tensor_file(Path(folder) / name, live, segment)
+        everything = segments(Path(folder), files)
+        assert [s for reader in range(readers) for s in share(everything, reader, readers)] == everything
+        for name, entry in files.items():
+            content, parts = (Path(folder) / name).read_bytes(), [s for s in everything if s.path.name == name]
+            assert entry.size == len(content) == sum(s.length for s in parts)
+            for part in parts:
+                stretch = content[part.start : part.start + part.length]
+                assert part.digest == hashlib.blake2b(stretch, digest_size=32).hexdigest()
+        assert faulty(everything) == []
 
 
 def test_another_model_is_refused_before_anything_changes(checkpoint):
