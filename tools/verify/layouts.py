@@ -4,11 +4,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-
-from launcher.config import EngineConfig, TrainConfig
 from launcher.errors import UserError
+
+if TYPE_CHECKING:  # the command line's help shows the names, and need not wait for pydantic and torch
+    from launcher.config import EngineConfig, TrainConfig
 
 GRAMMAR = (
     "a layout is single, ddpN, zero1xN, zero2xN or zero3xN (-offload behind it: to the CPU), or one or more of fsdpN, "
@@ -88,7 +89,7 @@ class NamedLayout:
         several = self.settings.get("parallel.pp_schedule", "1f1b") != "1f1b"
         return int(self.settings.get("parallel.pp", 1)) * (2 if several else 1)
 
-    def micro_batch_size(self, train: TrainConfig) -> int:
+    def micro_batch_size(self, train: "TrainConfig") -> int:
         """The configured size, or the largest below it with which every rank of the layout has work.
 
         The global batch must be a whole number of micro-batches on each data rank, and a pipeline wants one for each
@@ -117,8 +118,10 @@ def default_layouts(most: int) -> list[NamedLayout]:
     return [layout for layout in map(parse_layout, names) if layout.ranks <= most]
 
 
-def most_ranks(engine: EngineConfig) -> int:
+def most_ranks(engine: "EngineConfig") -> int:
     """Ranks that this machine holds: one for each GPU where the run computes on GPUs."""
+    import torch
+
     on_gpu = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
     return max(1, torch.cuda.device_count()) if on_gpu else MOST_RANKS_ON_CPU
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.errors import CheckFailed
+from launcher.errors import CheckFailed, UserError
 from launcher.monitor.events import read_events, read_json_lines
 from launcher.train.run_folder import RunFolder
 
@@ -31,15 +31,22 @@ class TrainingProcess:
             )
 
     def wait(self) -> None:
-        """Wait for a good end; CheckFailed with the end of the log for any other."""
+        """Wait for a good end; UserError with what was said of a mistake in the settings, CheckFailed for any other."""
         try:
             code = self.process.wait()
         except BaseException:
             self.process.terminate()
             raise
+        if code == 2:
+            raise UserError(self._told())
         if code:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-12:])
             raise CheckFailed(f"training ended with exit code {code}; the end of {self.log}:\n{tail}")
+
+    def _told(self) -> str:
+        """What the command said last, from the word that begins its messages."""
+        log = self.log.read_text(errors="replace").strip()
+        return log.rpartition("error: ")[2]
 
     def kill_at(self, step: int, chance: random.Random) -> int | None:
         """SIGKILL the command or one of its ranks at a random moment of the steps that follow `step`.
