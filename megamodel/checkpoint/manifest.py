@@ -93,7 +93,7 @@ class Manifest(BaseModel):
         """One sentence for each tensor that its chunks do not tile exactly, or that lies in an unlisted file."""
         problems = []
         for name, entry in self.tensors.items():
-            if problem := _tiling_problem(entry.shape, [chunk.box for chunk in entry.chunks]):
+            if problem := tiling_problem(entry.shape, [chunk.box for chunk in entry.chunks]):
                 problems.append(f"tensor {name}: {problem}")
             elif strange := {chunk.file for chunk in entry.chunks} - self.files.keys():
                 problems.append(
@@ -107,7 +107,7 @@ class Manifest(BaseModel):
         return json.dumps({"digest": _digest(body), "manifest": body}, indent=1)
 
 
-def _tiling_problem(shape: tuple[int, ...], boxes: list[Box]) -> str | None:
+def tiling_problem(shape: tuple[int, ...], boxes: list[Box]) -> str | None:
     """What keeps `boxes` from tiling a tensor of `shape`, each element once; None when they do. Linear in the boxes."""
     whole = Box((0,) * len(shape), shape)
     if any(not len(box.offset) == len(box.shape) == len(shape) for box in boxes):
