@@ -1,16 +1,38 @@
-"""Context parallelism: the ranks of the cp axis share each sequence."""
+"""Context parallelism: the ranks of the cp axis share each sequence, and the blocks attend across them."""
+
+from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from megamodel.gpt import GPT
+from megamodel.parallel.ring import ring_attention, zigzag
+from megamodel.parallel.ulysses import ulysses_attention
 
 
 def tokens_of_rank(seq_len: int, ranks: int, rank: int, method: str) -> Tensor:
     """Indices, int64 [seq_len / ranks], of the tokens of each sequence that a rank computes.
 
-    Ulysses takes a run of consecutive tokens. The ring takes two, one from each end: of 2 x ranks pieces, rank r has
-    pieces r and 2 x ranks - 1 - r, so that under a causal mask every rank has the same work.
+    Ulysses takes a run of consecutive tokens. The ring takes two, one from each end, so that under a causal mask every
+    rank has the same work; seq_len is then a multiple of 2 x ranks.
     """
-    if method == "ulysses":
-        return torch.arange(seq_len).chunk(ranks)[rank]
-    pieces = torch.arange(seq_len).chunk(2 * ranks)
-    return torch.cat((pieces[rank], pieces[2 * ranks - 1 - rank]))
+    tokens = torch.arange(seq_len)
+    return tokens.chunk(ranks)[rank] if method == "ulysses" else zigzag(tokens, ranks, rank, dim=0)
+
+
+def apply_context_parallel(model: GPT, group: dist.ProcessGroup, method: str) -> None:
+    """Let the blocks attend over the whole sequences, of which this rank computes `tokens_of_rank`.
+
+    `documents` given to the model are then those of the whole sequences, in their natural order. Messages cannot be
+    compiled: under torch.compile the attention is a break in each block's graph, so `fullgraph` has to be off.
+
+    Args:
+        model: a whole model or a part of one, in place.
+        group: the ranks of the cp axis.
+        method: "ring" or "ulysses".
+    """
+    attention = ulysses_attention if method == "ulysses" else ring_attention
+    attend = torch.compiler.disable(partial(attention, group=group))
+    for block in model.blocks:
+        block.self_attn.attend = attend
