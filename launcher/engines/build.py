@@ -4,10 +4,16 @@ from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.engines.base import Engine
 from launcher.engines.ddp import DdpEngine
+from launcher.engines.deepspeed import DeepSpeedEngine
 from launcher.engines.fsdp import FsdpEngine
 from launcher.engines.single import SingleEngine
 
-ENGINES: dict[str, type[Engine]] = {"single": SingleEngine, "ddp": DdpEngine, "fsdp": FsdpEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "single": SingleEngine,
+    "ddp": DdpEngine,
+    "fsdp": FsdpEngine,
+    "deepspeed": DeepSpeedEngine,
+}
 
 
 def build_engine(config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> Engine:

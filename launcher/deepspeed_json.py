@@ -1,0 +1,128 @@
+"""DeepSpeed's own configuration, as a pure function of ours."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from launcher.config import RunConfig
+from launcher.errors import UserError
+
+Json = dict[str, Any]
+
+DEFAULT_STAGE = 2
+"""What engine.zero_stage means when it is unset."""
+
+_BYTES_OF_FP32 = 4
+
+_SET_ELSEWHERE = {
+    "optimizer": "the optimizer is AdamW with the settings of `optimizer`",
+    "scheduler": "the learning rate follows optimizer.schedule",
+    "fp16": "use engine.precision=bf16, which needs no loss scaling",
+    "torch_autocast": "use engine.precision=bf16",
+    "tensor_parallel": "use engine.name=fsdp with parallel.tp",
+    "expert_parallel": "the engine deepspeed shards data parallel ranks only",
+    "pipeline": "use engine.name=fsdp with parallel.pp",
+}
+"""Keys of DeepSpeed that our settings or our loop replace, so that they would be ignored or break the loop."""
+
+
+class Contradiction(NamedTuple):
+    """A raw key that sets what our settings set otherwise."""
+
+    key: str
+    ours: Any
+    raw: Any
+
+    def __str__(self) -> str:
+        return f"engine.deepspeed.raw sets {self.key} to {self.raw!r}, but our settings say {self.ours!r}; the raw key wins"
+
+
+def deepspeed_json(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:
+    """What DeepSpeed 0.19 is given: our settings in its words, with engine.deepspeed.raw merged over them.
+
+    Values whose defaults moved between DeepSpeed's versions, or that the meaning of our settings rests on, are pinned.
+    Raises UserError for settings that DeepSpeed would ignore or that cannot work.
+    """
+    for setting, message in problems(config):
+        raise UserError(f"{setting}: {message}")
+    return _merged(_from_settings(config, world_size, precision), config.engine.deepspeed.raw)
+
+
+def contradictions(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> list[Contradiction]:
+    """Where engine.deepspeed.raw says something else than our settings."""
+    return list(_differences(_from_settings(config, world_size, precision), config.engine.deepspeed.raw))
+
+
+def problems(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Settings of the engine deepspeed that do not fit each other: the setting's name, and what is wrong with it."""
+    settings, stage = config.engine.deepspeed, config.engine.zero_stage or DEFAULT_STAGE
+    prefix = "engine.deepspeed"
+    if settings.offload_parameters != "none" and stage != 3:
+        yield f"{prefix}.offload_parameters", f"needs engine.zero_stage=3, which shards parameters; it is {stage}"
+    if settings.offload_optimizer == "nvme":
+        if stage != 3:
+            yield f"{prefix}.offload_optimizer", f"nvme needs engine.zero_stage=3; it is {stage}. cpu works with it"
+        if settings.nvme_path is None:
+            yield f"{prefix}.nvme_path", "must name a folder on a local disk, for offload_optimizer=nvme"
+    for key in settings.raw.keys() & _SET_ELSEWHERE.keys():
+        yield f"{prefix}.raw", f"{key} cannot be set here: {_SET_ELSEWHERE[key]}"
+    raw_zero = settings.raw.get("zero_optimization", {})
+    if not isinstance(raw_zero, dict):
+        yield f"{prefix}.raw", "zero_optimization must be a mapping of DeepSpeed's keys"
+    elif raw_zero.get("stage", stage) not in (1, 2, 3):
+        yield f"{prefix}.raw", f"zero_optimization.stage is {raw_zero['stage']!r}; it is 1, 2 or 3"
+
+
+def _from_settings(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:
+    train, clip = config.train, config.optimizer.max_grad_norm
+    return {
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": max(1, train.global_batch_size // (train.micro_batch_size * world_size)),
+        "gradient_clipping": clip if clip is not None else 0.0,
+        "gradient_allreduce_op": "mean",
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        # A step is never skipped in silence: the loop itself stops at a loss or a norm that is not finite.
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        # torch's fused AdamW runs on a CPU as well; DeepSpeed's own would be compiled on every machine first.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(config),
+    }
+
+
+def _zero(config: RunConfig) -> Json:
+    settings = config.engine.deepspeed
+    elements = 2 * round(config.engine.bucket_megabytes * 1e6 / _BYTES_OF_FP32 / 2)  # DeepSpeed wants an even number
+    zero: Json = {
+        "stage": config.engine.zero_stage or DEFAULT_STAGE,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": max(2, elements),
+        "allgather_bucket_size": max(2, elements),
+    }
+    if settings.offload_optimizer != "none":
+        zero["offload_optimizer"] = {"device": settings.offload_optimizer}
+    if settings.offload_optimizer == "nvme":
+        zero["offload_optimizer"]["nvme_path"] = str(settings.nvme_path)
+    if settings.offload_parameters != "none":
+        zero["offload_param"] = {"device": settings.offload_parameters}
+    return zero
+
+
+def _merged(ours: Json, raw: Json) -> Json:
+    """`raw` over `ours`, mapping by mapping."""
+    both = {
+        key: _merged(ours[key], value) if isinstance(value, dict) and isinstance(ours.get(key), dict) else value
+        for key, value in raw.items()
+    }
+    return ours | both
+
+
+def _differences(ours: Json, raw: Json, prefix: str = "") -> Iterator[Contradiction]:
+    for key in ours.keys() & raw.keys():
+        if isinstance(ours[key], dict) and isinstance(raw[key], dict):
+            yield from _differences(ours[key], raw[key], f"{prefix}{key}.")
+        elif ours[key] != raw[key]:
+            yield Contradiction(prefix + key, ours[key], raw[key])
