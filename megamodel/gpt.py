@@ -14,7 +14,6 @@ from megamodel.layers.loss import HeadLoss
 from megamodel.layers.mlp import build_mlp
 from megamodel.layers.norm import build_norm
 from megamodel.layers.rotary import rotary_table
-from megamodel.layers.weights import in_use
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows for the ids, in the table's own type."""
-        return F.embedding(ids, in_use(self.weight, self.weight.dtype))
+        return F.embedding(ids, self.weight)
 
 
 class Block(nn.Module):

@@ -16,7 +16,7 @@ from megamodel.gpt import GPT
 from megamodel.init import initialize
 from megamodel.optim.adamw import MOMENTS, allocate_moments, build_adamw, set_lr, set_step, state_key, state_shapes
 from megamodel.parallel.apply import BlockSettings
-from megamodel.parallel.shard import Holding, holdings, local_part
+from megamodel.parallel.shard import Holding, Within, holdings, local_part
 
 
 def block_settings(engine: EngineConfig) -> BlockSettings:
@@ -38,10 +38,11 @@ class TorchEngine(Engine):
 
     def __init__(self, config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> None:
         super().__init__(config, ranks, eos_id)
+        self.cuts: dict[str, Within] = {}
         self.parts = self._build_parts()
         for part in self.parts:
             part.to_empty(device=ranks.device)
-        initialize(holdings(self.named_parameters()), config.model, config.seed)
+        initialize(holdings(self.named_parameters(), self.cuts), config.model, config.seed)
         settings = config.optimizer
         self.optimizer = build_adamw(self.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
         self.module = self._wrap()
@@ -98,7 +99,7 @@ class TorchEngine(Engine):
         norm, and clipping hands that on to every weight.
         """
         gradients = [local_part(p.grad) for _, p in self.named_parameters() if p.grad is not None]
-        counted = [g for g, (_, p) in zip(gradients, self.named_parameters(), strict=True) if self._counts(p)]
+        counted = [g for g, (n, p) in zip(gradients, self.named_parameters(), strict=True) if self._counts(n, p)]
         squares = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         if counted:
             squares = torch.stack(torch._foreach_norm(counted, 2.0, dtype=torch.float64)).square().sum()
@@ -107,7 +108,7 @@ class TorchEngine(Engine):
             torch._foreach_mul_(gradients, (self.config.optimizer.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
-    def _counts(self, parameter: nn.Parameter) -> bool:
+    def _counts(self, name: str, parameter: nn.Parameter) -> bool:
         """True on the one rank that counts its part of this parameter's gradient in the norm."""
         return True
 
@@ -120,13 +121,14 @@ class TorchEngine(Engine):
         allocate_moments(self.optimizer)
         tensors: dict[str, Holding] = {}
         for name, parameter in self.named_parameters():
-            tensors[state_key("param", name)] = Holding.of(parameter.data)
+            cut = self.cuts.get(name)
+            tensors[state_key("param", name)] = Holding.of(parameter.data, cut)
             for moment in MOMENTS:
-                tensors[state_key(moment, name)] = Holding.of(self.optimizer.state[parameter][moment])
+                tensors[state_key(moment, name)] = Holding.of(self.optimizer.state[parameter][moment], cut)
         return tensors
 
     def load(self, checkpoint: Path, reset_optimizer: bool = False) -> Manifest:
         """See `Engine`."""
         manifest = load_into(checkpoint, self.state(), state_shapes(self.config.model), reset_optimizer)
-        set_step(self.optimizer, 0 if reset_optimizer else manifest.step)
+        set_step(self.optimizer, 0 if reset_optimizer else manifest.optimizer_updates)
         return manifest

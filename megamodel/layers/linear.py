@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megamodel.layers.weights import in_use
-
 
 class Linear(nn.Module):
     """y = x Wᵀ + b with W [out, in].
@@ -21,5 +19,5 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
-        bias = in_use(self.bias, x.dtype) if self.bias is not None else None
-        return F.linear(x, in_use(self.weight, x.dtype), bias)
+        bias = self.bias.to(x.dtype) if self.bias is not None else None
+        return F.linear(x, self.weight.to(x.dtype), bias)

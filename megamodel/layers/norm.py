@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megamodel.config import ModelConfig
-from megamodel.layers.weights import in_use
 
 
 class RMSNorm(nn.Module):
@@ -18,7 +17,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        weight = in_use(self.weight, x_BTD.dtype)
+        weight = self.weight.to(x_BTD.dtype)
         return F.rms_norm(x_BTD, weight.shape, weight, self.eps)
 
 
@@ -33,7 +32,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        weight, bias = in_use(self.weight, x_BTD.dtype), in_use(self.bias, x_BTD.dtype)
+        weight, bias = self.weight.to(x_BTD.dtype), self.bias.to(x_BTD.dtype)
         return F.layer_norm(x_BTD, weight.shape, weight, bias, self.eps)
 
 

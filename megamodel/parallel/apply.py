@@ -8,6 +8,7 @@ recomputation must repeat the collectives of tp and cp, compile must see all of 
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -16,6 +17,7 @@ from megamodel.gpt import GPT, Part
 from megamodel.parallel.context import apply_context_parallel
 from megamodel.parallel.memory import checkpoint_activations, compile_blocks, offload_activations
 from megamodel.parallel.mesh import Layout
+from megamodel.parallel.shard import Within
 from megamodel.parallel.tensor import apply_tensor_parallel
 
 
@@ -38,29 +40,34 @@ class ShardSettings:
     prefetch_blocks: int = 1
 
 
-def build_part(
-    config: ModelConfig,
-    dtype: torch.dtype,
-    part: Part,
-    layout: Layout,
-    device_type: str,
-    cp_method: str,
-    blocks: BlockSettings,
-    shards: ShardSettings,
-) -> GPT:
-    """This rank's share of one part of the model, on the meta device, cut and prepared in the order above."""
+@dataclass(frozen=True)
+class Plan:
+    """All that decides how the model is cut."""
+
+    layout: Layout
+    mesh: DeviceMesh
+    """See `Layout.parameter_mesh`."""
+    cp_group: dist.ProcessGroup | None
+    """The ranks that share this rank's sequences."""
+    cp_method: str
+    blocks: BlockSettings
+    shards: ShardSettings
+
+
+def build_part(config: ModelConfig, dtype: torch.dtype, part: Part, plan: Plan) -> tuple[GPT, dict[str, Within]]:
+    """This rank's share of one part of the model, on the meta device, cut and prepared in the order above.
+
+    Beside it what tp has cut: where each parameter lies in the whole one.
+    """
     with torch.device("meta"):
         model = GPT(config, dtype, part)
-    mesh = layout.parameter_mesh(device_type)
-    if layout.tp > 1:
-        apply_tensor_parallel(model, mesh["tp"])
-    if layout.cp > 1:
-        apply_context_parallel(model, layout.mesh(device_type).get_group("cp"), cp_method)
-    prepare_blocks(model, blocks, fullgraph=layout.cp == 1)
-    shard_data_parallel(
-        model, mesh["dp_replicate", "dp_shard_cp"] if layout.dp_replicate > 1 else mesh["dp_shard_cp"], shards
-    )
-    return model
+    cuts = apply_tensor_parallel(model, plan.mesh.get_group("tp")) if plan.layout.tp > 1 else {}
+    if plan.cp_group is not None:
+        apply_context_parallel(model, plan.cp_group, plan.cp_method)
+    prepare_blocks(model, plan.blocks, fullgraph=plan.cp_group is None)
+    axes = ("dp_replicate", "dp_shard_cp") if plan.layout.dp_replicate > 1 else "dp_shard_cp"
+    shard_data_parallel(model, plan.mesh[axes], plan.shards)
+    return model, cuts
 
 
 def prepare_blocks(model: GPT, settings: BlockSettings, fullgraph: bool = True) -> None:

@@ -1,8 +1,9 @@
 """Which box of a whole tensor this rank holds."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -107,6 +108,19 @@ def _in_row(index: int, inner: tuple[Box, int, int], row: int) -> tuple[Box, int
 
 
 @dataclass(frozen=True)
+class Within:
+    """Where in the whole a tensor lies that tensor parallelism left to this rank."""
+
+    shape: tuple[int, ...]
+    """Of the whole."""
+    box: Box
+    shared: bool
+    """True when every rank of the tp axis has it whole."""
+    speaks: bool
+    """True on the rank, among those that have the same, that speaks for it."""
+
+
+@dataclass(frozen=True)
 class Holding:
     """What this rank holds of a whole tensor: live pieces, each shaped as its box."""
 
@@ -117,13 +131,18 @@ class Holding:
     """Who puts the pieces into a checkpoint: this rank, another that holds the same, or any, since all hold them."""
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "Holding":
-        """The holding of a plain tensor, which every rank has whole, or of a distributed one."""
+    def of(cls, tensor: Tensor, within: Within | None = None) -> "Holding":
+        """The holding of a plain tensor, which every rank has whole, or of a distributed one.
+
+        `within`: what of the whole the tensor is, when tensor parallelism has cut it before.
+        """
         box, shape = local_box(tensor), tuple(tensor.shape)
+        speaks = is_first_copy(tensor) if isinstance(tensor, DTensor) else None
+        if within is not None:
+            offset = tuple(a + b for a, b in zip(box.offset, within.box.offset, strict=True))
+            box, shape, speaks = Box(offset, box.shape), within.shape, bool(speaks) and within.speaks
         pieces = ((box, local_part(tensor)),) if box.size else ()
-        if not isinstance(tensor, DTensor):
-            return cls(shape, tensor.dtype, pieces, "any")
-        return cls(shape, tensor.dtype, pieces, "this" if is_first_copy(tensor) else "other")
+        return cls(shape, tensor.dtype, pieces, "any" if speaks is None else "this" if speaks else "other")
 
     @classmethod
     def of_fragment(cls, shape: tuple[int, ...], start: int, flat: Tensor) -> "Holding":
@@ -133,6 +152,8 @@ class Holding:
         return cls(shape, flat.dtype, pieces, "this")
 
 
-def holdings(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Holding]:
-    """What this rank holds of named parameters."""
-    return {name: Holding.of(parameter.data) for name, parameter in parameters}
+def holdings(
+    parameters: Iterable[tuple[str, Tensor]], cuts: Mapping[str, Within] = MappingProxyType({})
+) -> dict[str, Holding]:
+    """What this rank holds of named parameters, which `cuts` may place within the whole ones."""
+    return {name: Holding.of(parameter.data, cuts.get(name)) for name, parameter in parameters}

@@ -10,20 +10,17 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_gather_tensor_autograd, reduce_scatter_tensor_autograd
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from megamodel.gpt import GPT, Embedding
 from megamodel.layers.attention import Attention
 from megamodel.layers.linear import Linear
 from megamodel.layers.loss import HeadLoss, Vocabulary, head_cross_entropy
 from megamodel.layers.mlp import MLP
-from megamodel.layers.weights import in_use
-from megamodel.parallel.shard import local_box
+from megamodel.parallel.shard import Box, Within
 
 
 class Cut(StrEnum):
@@ -53,30 +50,33 @@ TABLE: tuple[tuple[str, Cut], ...] = (
 )
 """Module and cut, for every architecture: GPT-2 has no gate_proj, Llama no embed_positions, a tied head no lm_head."""
 
+_OPS = torch.ops._c10d_functional
 _CUTS = dict(TABLE)
 _WEIGHT_DIM = {Cut.WORDS: 0, Cut.OUTPUTS: 0, Cut.INPUTS: 1, Cut.HEAD: 0}
 
 
-def cut_of(parameter: str) -> tuple[Cut, int | None]:
-    """The cut of a parameter's module, and the dimension along which it is cut; None: every rank has it whole."""
+def cut_dim(parameter: str) -> int | None:
+    """The dimension along which a parameter is cut; None: every rank has it whole."""
     module, kind = parameter.rsplit(".", 1)
     cut = _CUTS[re.sub(r"\d+", "*", module)]
     if kind == "bias":
-        return cut, 0 if cut is Cut.OUTPUTS else None
-    return cut, _WEIGHT_DIM.get(cut)
+        return 0 if cut is Cut.OUTPUTS else None
+    return _WEIGHT_DIM.get(cut)
 
 
-def apply_tensor_parallel(model: GPT, mesh: DeviceMesh) -> None:
-    """Cut a part of a model, still on the meta device, over a mesh of the one axis tp; see TABLE."""
-    group = mesh.get_group()
+def apply_tensor_parallel(model: GPT, group: dist.ProcessGroup) -> dict[str, Within]:
+    """Cut a part of a model, still on the meta device, over the ranks of a group; see TABLE.
+
+    Returns where in the whole each parameter that is left lies. What a rank has whole gets the gradient of the rank's
+    own tokens only: it must be added up over the group.
+    """
+    cuts = {}
     for name, module in model.named_modules():
         for kind, parameter in module.named_parameters(recurse=False):
-            _, dim = cut_of(f"{name}.{kind}")
-            placement = Replicate() if dim is None else Shard(dim)
-            cut = nn.Parameter(distribute_tensor(parameter.data, mesh, [placement], src_data_rank=None))
-            module.register_parameter(kind, cut)
+            cut = cuts[f"{name}.{kind}"] = _within(f"{name}.{kind}", tuple(parameter.shape), group)
+            module.register_parameter(kind, nn.Parameter(parameter.new_empty(cut.box.shape)))
     if model.part.first:
-        _replace(model.embed_tokens, _own_words(model.embed_tokens, group))
+        _replace(model.embed_tokens, _own_words(model.embed_tokens, cuts["embed_tokens.weight"].box.offset[0], group))
         if model.config.position_embedding == "learned":
             _replace(model.embed_positions, _own_tokens(model.embed_positions, group))
     for block in model.blocks:
@@ -84,27 +84,70 @@ def apply_tensor_parallel(model: GPT, mesh: DeviceMesh) -> None:
             _replace(module, _all_tokens(module, group))
             _replace(last, _dealt_out(last, group))
     if model.part.last:
-        model.head_loss = _SharedHeadLoss(group)
+        head = "embed_tokens.weight" if model.config.tie_word_embeddings else "lm_head.weight"
+        model.head_loss = _SharedHeadLoss(cuts[head].box.offset[0], group)
+    return cuts
+
+
+def _within(name: str, shape: tuple[int, ...], group: dist.ProcessGroup) -> Within:
+    dim, rank, ranks = cut_dim(name), dist.get_rank(group), dist.get_world_size(group)
+    offset, local = [0] * len(shape), list(shape)
+    if dim is not None:
+        offset[dim] = rank * shape[dim] // ranks
+        local[dim] = (rank + 1) * shape[dim] // ranks - offset[dim]
+    return Within(shape, Box(tuple(offset), tuple(local)), shared=dim is None, speaks=dim is not None or rank == 0)
 
 
 def gather_tokens(x_BtD: Tensor, group: dist.ProcessGroup) -> Tensor:
     """[B, T/tp, D] of each rank to [B, T, D] on all; gradients are added up and dealt out."""
-    return all_gather_tensor_autograd(x_BtD.contiguous(), gather_dim=1, group=group)
+    return _Gather.apply(x_BtD, group.group_name, group.size())
 
 
 def deal_out_tokens(x_BTD: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Add up [B, T, D] over the ranks and give each its [B, T/tp, D]; gradients are gathered."""
-    return reduce_scatter_tensor_autograd(x_BTD.contiguous(), "sum", scatter_dim=1, group=group)
+    return _DealOut.apply(x_BTD, group.group_name, group.size())
+
+
+def _gathered(x_BtD: Tensor, group: str, ranks: int) -> Tensor:
+    # These operators, unlike torch.distributed's functions, can be compiled; a result that is waited for at once is a
+    # plain tensor, where one in flight would lose its gradient at the entrance of a compiled block.
+    whole = _OPS.wait_tensor(_OPS.all_gather_into_tensor(x_BtD.contiguous(), ranks, group))
+    return torch.cat(whole.chunk(ranks), dim=1)
+
+
+def _dealt(x_BTD: Tensor, group: str, ranks: int) -> Tensor:
+    by_rank = torch.cat(x_BTD.chunk(ranks, dim=1))
+    return _OPS.wait_tensor(_OPS.reduce_scatter_tensor(by_rank, "sum", ranks, group))
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BtD: Tensor, group: str, ranks: int) -> Tensor:
+        ctx.place = group, ranks
+        return _gathered(x_BtD, group, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _dealt(gradients[0], *ctx.place), None, None
+
+
+class _DealOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, group: str, ranks: int) -> Tensor:
+        ctx.place = group, ranks
+        return _dealt(x_BTD, group, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _gathered(gradients[0], *ctx.place), None, None
 
 
 def _replace(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     module.forward = forward
 
 
-def _own_words(table: Embedding, group: dist.ProcessGroup) -> Callable[[Tensor], Tensor]:
-    words = local_box(table.weight)
-    first, count = words.offset[0], words.shape[0]
-    look_up = table.forward
+def _own_words(table: Embedding, first: int, group: dist.ProcessGroup) -> Callable[[Tensor], Tensor]:
+    look_up, count = table.forward, table.weight.shape[0]
 
     def forward(ids_BT: Tensor) -> Tensor:
         index = ids_BT - first
@@ -132,8 +175,8 @@ def _all_tokens(module: Attention | MLP, group: dist.ProcessGroup) -> Callable[.
 
 def _dealt_out(linear: Linear, group: dist.ProcessGroup) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        y_BtD = deal_out_tokens(F.linear(x, in_use(linear.weight, x.dtype)), group)
-        return y_BtD if linear.bias is None else y_BtD + in_use(linear.bias, x.dtype)
+        y_BtD = deal_out_tokens(F.linear(x, linear.weight.to(x.dtype)), group)
+        return y_BtD if linear.bias is None else y_BtD + linear.bias.to(x.dtype)
 
     return forward
 
@@ -158,12 +201,11 @@ class _SharedVocabulary(Vocabulary):
 class _SharedHeadLoss(HeadLoss):
     """The loss with each rank's words' logits on that rank alone; every rank gets the whole loss."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, first_word: int, group: dist.ProcessGroup) -> None:
         super().__init__()
-        self.group = group
+        self.group, self.vocabulary = group, _SharedVocabulary(first_word, group)
 
     def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
         """See `head_cross_entropy`; takes this rank's tokens of `x_BTD` and all targets."""
         x_ND = gather_tokens(x_BTD, self.group).flatten(0, 1)
-        vocabulary = _SharedVocabulary(local_box(weight_VD).offset[0], self.group)
-        return head_cross_entropy(x_ND, in_use(weight_VD, weight_VD.dtype), targets_BT.flatten(), vocabulary)
+        return head_cross_entropy(x_ND, weight_VD, targets_BT.flatten(), self.vocabulary)
