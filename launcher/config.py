@@ -212,7 +212,9 @@ class CheckpointConfig(Settings):
     keep: PositiveInt = 2
     """The newest checkpoints that stay; older ones are deleted after a newer one is committed."""
     reset_optimizer: bool = False
-    """Go on from a checkpoint's weights with a fresh optimizer state, where the saved one is of another kind."""
+    """Where the checkpoint to go on from has no state for this run's optimizer (another kind's, or weights only), take
+    its weights with a fresh state; step and data order go on. Unset: refuse. Checkpoints saved after that hold this
+    optimizer's state, so that the setting may stay: nothing is reset again."""
     permanent_every_steps: PositiveInt | None = None
     """Checkpoints at multiples of this are never deleted; a multiple of every_steps."""
 

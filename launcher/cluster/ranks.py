@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,20 +33,42 @@ class Ranks:
 
     def on_first(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0 and give its result, or its error, to every rank."""
-        outcome: list[tuple[T | None, str | None, int]] = [(None, None, 0)]
-        if self.first:
-            try:
-                outcome[0] = (work(), None, 0)
-            except (UserError, DataError, ModelError) as error:
-                outcome[0] = (None, str(error), getattr(error, "exit_code", 2))
-            except OSError as error:
-                outcome[0] = (None, os_error_sentence(error), 2)
+        outcome: list[_Outcome[T] | None] = [_Outcome.of(work) if self.first else None]
         if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
-        result, message, code = outcome[0]
-        if message is not None:
-            raise (CheckFailed if code == 1 else UserError)(message)
-        return result  # type: ignore[return-value]
+        assert outcome[0] is not None, "rank 0 has an outcome"
+        return outcome[0].unwrap()
+
+    def on_all(self, work: Callable[[], T]) -> list[T]:
+        """Run `work` on every rank and give the results of all, by rank, or the first rank's error, to every rank."""
+        outcome = _Outcome.of(work)
+        outcomes = [outcome] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(outcomes, outcome)
+        return [outcome.unwrap(f"rank {rank}: " if rank else "") for rank, outcome in enumerate(outcomes)]
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[T]):
+    """What some work gave: a result, or the sentence and exit code of an error that all ranks must know of."""
+
+    result: T | None = None
+    error: str | None = None
+    code: int = 0
+
+    @classmethod
+    def of(cls, work: Callable[[], T]) -> "_Outcome[T]":
+        try:
+            return cls(work())
+        except (UserError, DataError, ModelError) as error:
+            return cls(error=str(error), code=getattr(error, "exit_code", 2))
+        except OSError as error:
+            return cls(error=os_error_sentence(error), code=2)
+
+    def unwrap(self, who: str = "") -> T:
+        if self.error is not None:
+            raise (CheckFailed if self.code == 1 else UserError)(who + self.error)
+        return self.result  # type: ignore[return-value]
 
 
 def join(engine: EngineConfig) -> Ranks:

@@ -1,11 +1,9 @@
 """The training loop: take a batch, make a step, look now and then, save now and then."""
 
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from data_pipeline.mixture import Batch
 from data_pipeline.tokenizer import Tokenizer
 from launcher.cluster.ranks import Ranks, compute_dtype
 from launcher.config import RunConfig
-from launcher.engines import Engine, build_engine
+from launcher.engines import ENGINES, Engine, build_engine
 from launcher.errors import CheckFailed
 from launcher.layout import layout_of
 from launcher.monitor.clock import Mark
@@ -27,18 +25,10 @@ from launcher.train.data import ValidationSet, data_order, open_mixture, to_micr
 from launcher.train.run_folder import RunFolder
 from launcher.train.schedule import lr_at
 from launcher.train.stop import StopSignal
-from launcher.train.takeover import check_same_run, claim, find_start, write_start
+from launcher.train.takeover import Start, take_over, write_start
 from megamodel import flops
 from megamodel.checkpoint import CheckpointWriter, Saved
 from megamodel.optim.adamw import state_shapes
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What rank 0 found in the run folder and every rank must know."""
-
-    checkpoint: Path | None
-    attempt: str
 
 
 def train(config: RunConfig, ranks: Ranks) -> None:
@@ -63,24 +53,22 @@ class Trainer:
         self.loader = train_loader(config, mixture, *place)
         self.validation = validation_set(config, tokenizer, *place)
         self.last_step = min(config.train.steps, config.train.stop_at_step or config.train.steps)
-        start = ranks.on_first(self._take_over)
+        start = take_over(config, ranks, ENGINES[config.engine.name].optimizer_kind, self.data_order)
         self.events = EventLog(self.folder.events if ranks.first else None)
         self.engine = build_engine(config, ranks, tokenizer.eos_id)
-        self.step = (
-            self.engine.load(start.checkpoint, config.checkpoint.reset_optimizer).step if start.checkpoint else 0
-        )
-        ranks.on_first(lambda: write_start(self.folder, config, self.step, self.events))
-        self.writer = self._checkpoint_writer(start.attempt)
+        self.step, optimizer_start = ranks.on_all(lambda: self._load(start))[0]
+        ranks.on_first(lambda: write_start(self.folder, config, start, self.step, self.events))
+        self.writer = self._checkpoint_writer(start.attempt, optimizer_start)
         self.metrics = MetricsWriter(self._finish_line, self._sinks())
         self._stopped = False
         self.rates = _Rates.measure(config, ranks)
 
-    def _take_over(self) -> _Start:
-        claim(self.folder)
-        checkpoint = find_start(self.folder, EventLog(self.folder.events))
-        if checkpoint is not None:
-            check_same_run(checkpoint, self.config.model.model_dump(mode="json"), self.data_order)
-        return _Start(checkpoint, secrets.token_hex(4))
+    def _load(self, start: Start) -> tuple[int, int]:
+        """Take up a checkpoint; its step, and the step after which its optimizer state began."""
+        if start.checkpoint is None:
+            return 0, 0
+        manifest = self.engine.load(start.checkpoint, start.reset_optimizer)
+        return manifest.step, manifest.step if start.reset_optimizer else manifest.optimizer_start
 
     def run(self) -> None:
         """Make the steps; leave the run saved and its metrics written."""
@@ -170,7 +158,7 @@ class Trainer:
         self._refuse_not_finite()
         self.writer.save(self.step, self.engine.state())
 
-    def _checkpoint_writer(self, attempt: str) -> CheckpointWriter:
+    def _checkpoint_writer(self, attempt: str, optimizer_start: int) -> CheckpointWriter:
         return CheckpointWriter(
             self.folder.checkpoints,
             rank=self.ranks.rank,
@@ -179,6 +167,7 @@ class Trainer:
             keep=self.config.checkpoint.keep,
             permanent_every_steps=self.config.checkpoint.permanent_every_steps,
             optimizer=self.engine.optimizer_kind,
+            optimizer_start=optimizer_start,
             model=self.config.model.model_dump(mode="json"),
             data_order=self.data_order,
             shapes=state_shapes(self.config.model),

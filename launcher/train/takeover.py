@@ -3,16 +3,28 @@
 import fcntl
 import json
 import os
+import secrets
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.monitor.events import EventLog, read_json_lines
+from launcher.train.examine import shared_faults
 from launcher.train.run_folder import RunFolder, load_config
 from launcher.yaml_config import dump
-from megamodel.checkpoint import find_newest_good, quarantine, read_manifest, remove_leftovers
+from megamodel.checkpoint import (
+    WEIGHTS_ONLY,
+    Manifest,
+    list_checkpoints,
+    quarantine,
+    read_manifest,
+    remove_leftovers,
+)
 
 _locks: list[TextIO] = []
 """Open lock files of this process; they are released when it ends, however it ends."""
@@ -36,23 +48,92 @@ def claim(folder: RunFolder) -> None:
     _locks.append(lock)
 
 
-def find_start(folder: RunFolder, events: EventLog) -> Path | None:
-    """The newest checkpoint that verifies; newer ones that do not are moved aside, and said so in the events."""
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on from: every rank knows the same."""
+
+    attempt: str
+    """A word that no other start of the run has."""
+    checkpoint: Path | None
+    """None: from the beginning."""
+    reset_optimizer: bool = False
+    """Take the weights alone."""
+
+
+def take_over(config: RunConfig, ranks: Ranks, optimizer: str, data_order: dict[str, Any]) -> Start:
+    """Claim the run's folder on rank 0 and find, with all ranks, the checkpoint to go on from.
+
+    Raises UserError on every rank when another process has the folder, or the checkpoint is of another training.
+
+    Args:
+        config: the run.
+        ranks: this process among the others.
+        optimizer: kind of the optimizer whose state the engine can take up.
+        data_order: what the samples of each step follow from.
+    """
+    folder = RunFolder(config.run_dir)
+    events = EventLog(folder.events if ranks.first else None)
+    attempt = ranks.on_first(lambda: _claim(folder, events))
+    checkpoint = find_start(folder, events, ranks, seconds=config.engine.timeout_seconds / 4)
+    if checkpoint is None:
+        return Start(attempt, None)
+    return ranks.on_first(lambda: Start(attempt, checkpoint, _check(checkpoint, config, optimizer, data_order)))
+
+
+def _claim(folder: RunFolder, events: EventLog) -> str:
+    claim(folder)
     for leftover in remove_leftovers(folder.checkpoints):
         events.write("leftover_removed", path=leftover)
-    checkpoint, bad = find_newest_good(folder.checkpoints)
-    for path, faults in bad:
-        moved = quarantine(path)
-        events.write("checkpoint_quarantined", path=path, moved_to=moved, faults=faults)
-        print(f"checkpoint {path.name} is damaged and was moved to {moved.name}: {faults[0]}", flush=True)
-    if bad and checkpoint is None:
+    return secrets.token_hex(4)
+
+
+def find_start(folder: RunFolder, events: EventLog, ranks: Ranks, seconds: float) -> Path | None:
+    """The newest checkpoint that verifies; newer ones that do not are moved aside, and said so in the events.
+
+    All ranks read, each its share, and meet at least every `seconds`; rank 0 alone moves.
+    """
+    found = ranks.on_first(lambda: [path for _, path in list_checkpoints(folder.checkpoints)])
+    for checkpoint in reversed(found):
+        faults = shared_faults(checkpoint, ranks, seconds)
+        if not faults:
+            return checkpoint
+        ranks.on_first(partial(_put_aside, checkpoint, faults, events))
+    if found and ranks.first:
         print("no good checkpoint is left: training starts from the beginning", flush=True)
-    return checkpoint
+    return None
 
 
-def check_same_run(checkpoint: Path, model: dict[str, Any], data_order: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint when a setting has changed that would change the model or the data order."""
+def _put_aside(checkpoint: Path, faults: list[str], events: EventLog) -> None:
+    moved = quarantine(checkpoint)
+    events.write("checkpoint_quarantined", path=checkpoint, moved_to=moved, faults=faults)
+    print(f"checkpoint {checkpoint.name} is damaged and was moved to {moved.name}: {faults[0]}", flush=True)
+
+
+def _check(checkpoint: Path, config: RunConfig, optimizer: str, data_order: dict[str, Any]) -> bool:
+    """Refuse a checkpoint of another training; True when its optimizer state is to be left behind."""
     manifest = read_manifest(checkpoint)
+    check_same_run(checkpoint, manifest, config.model.model_dump(mode="json"), data_order)
+    return must_reset(checkpoint, manifest, optimizer, config.checkpoint.reset_optimizer)
+
+
+def must_reset(checkpoint: Path, manifest: Manifest, optimizer: str, allowed: bool) -> bool:
+    """True when a checkpoint has no state for an optimizer of this kind; UserError when that is not `allowed`.
+
+    What a run saves after such a reset is of its own kind, so that no later start resets again.
+    """
+    if manifest.optimizer == optimizer:
+        return False
+    if allowed:
+        return True
+    has = "weights only" if manifest.optimizer == WEIGHTS_ONLY else f"the state of the optimizer {manifest.optimizer}"
+    raise UserError(
+        f"{checkpoint}: holds {has}, and this run's optimizer is {optimizer}. To go on from its weights with a fresh "
+        "optimizer state, set checkpoint.reset_optimizer=true."
+    )
+
+
+def check_same_run(checkpoint: Path, manifest: Manifest, model: dict[str, Any], data_order: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint when a setting has changed that would change the model or the data order."""
     for group, now, then in (("model", model, manifest.model), ("data", data_order, manifest.data_order)):
         for name in sorted(now.keys() | then.keys()):
             if now.get(name) != then.get(name):
@@ -72,8 +153,8 @@ _SETTINGS = {
 }
 
 
-def write_start(folder: RunFolder, config: RunConfig, start_step: int, events: EventLog) -> None:
-    """Bring the folder to the state of `start_step`: config and tokenizer stored, metrics of lost steps dropped."""
+def write_start(folder: RunFolder, config: RunConfig, start: Start, step: int, events: EventLog) -> None:
+    """Bring the folder to the state of `step`: config and tokenizer stored, metrics of lost steps dropped."""
     text = dump(config)
     if folder.config.exists() and (changes := _changes(load_config(folder.path), config)):
         events.write("config_changed", changes=changes)
@@ -81,8 +162,11 @@ def write_start(folder: RunFolder, config: RunConfig, start_step: int, events: E
     aside.write_text(text)
     aside.rename(folder.config)
     _copy_tokenizer(config.data.tokenizer, folder)
-    lost = _rewind(folder.metrics, start_step)
-    events.write("resumed" if start_step else "started", step=start_step, steps_lost=lost)
+    lost = _rewind(folder.metrics, step)
+    events.write("resumed" if start.checkpoint else "started", step=step, steps_lost=lost)
+    if start.reset_optimizer:
+        events.write("optimizer_reset", step=step, checkpoint=start.checkpoint)
+        print(f"going on from the weights of {start.checkpoint} with a fresh optimizer state", flush=True)
 
 
 def _copy_tokenizer(source: Path, folder: RunFolder) -> None:

@@ -61,22 +61,21 @@ def segment_fault(segment: Segment) -> str | None:
     return None
 
 
-def faulty(some: Iterable[Segment], on_read: Callable[[int], None] = lambda _: None) -> list[tuple[Segment, str]]:
+def faulty(some: Sequence[Segment], on_read: Callable[[int], None] = lambda _: None) -> list[tuple[Segment, str]]:
     """The segments that are not as they were written, each with its fault; `on_read` is told the bytes as they pass."""
-
-    def examine(segment: Segment) -> tuple[Segment, str | None]:
-        fault = segment_fault(segment)
-        on_read(segment.length)
-        return segment, fault
-
+    found = []
     with ThreadPoolExecutor() as pool:
-        return [(segment, fault) for segment, fault in pool.map(examine, some) if fault]
+        for segment, fault in zip(some, pool.map(segment_fault, some), strict=True):
+            on_read(segment.length)
+            if fault:
+                found.append((segment, fault))
+    return found
 
 
 def verify_checkpoint(path: Path, on_read: Callable[[int], None] = lambda _: None) -> list[str]:
     """Read every byte of a checkpoint; return one sentence for each fault, none when all is well.
 
-    `on_read` is told the bytes as they pass, from several threads. Raises CheckpointUnreadable when the checkpoint may
+    `on_read` is told the bytes as they pass. Raises CheckpointUnreadable when the checkpoint may
     be good but this process cannot tell.
     """
     files, faults = contents(path)

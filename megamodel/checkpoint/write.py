@@ -6,6 +6,7 @@ Rank 0 waits for all notes, proves that the chunks tile every tensor, writes the
 The notes are files, so the threads need no collective, and a rank that dies leaves the folder uncommitted.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from torch import Tensor
 
 from megamodel.checkpoint.folder import checkpoint_name, prune, sync_folder
@@ -33,6 +34,12 @@ class _Note(BaseModel):
     name: str
     file: FileEntry
     chunks: dict[str, list[Chunk]]
+
+
+class _Failure(BaseModel):
+    """Why one rank could not write."""
+
+    error: str
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,7 @@ class CheckpointWriter:
         try:
             aside.mkdir(parents=True, exist_ok=True)
             entry = write_tensor_file(aside / self._file_name, copies)
-            _write_durably(
-                aside / f"rank_{self.rank:05d}.json",
-                _Note(name=self._file_name, file=entry, chunks=chunks).model_dump_json(),
-            )
+            self._leave(aside, _Note(name=self._file_name, file=entry, chunks=chunks))
             if self.rank == 0:
                 self._commit(step, aside, started)
         except OSError as error:
@@ -157,8 +161,17 @@ class CheckpointWriter:
         except Exception as error:  # it must reach the training loop, whatever it is
             self._fail(aside, error)
 
+    def _leave(self, aside: Path, note: _Note | _Failure) -> None:
+        _write_durably(aside / f"rank_{self.rank:05d}.json", note.model_dump_json())
+
     def _fail(self, aside: Path, error: Exception) -> None:
-        shutil.rmtree(aside, ignore_errors=True)
+        """Free the space, tell rank 0, which waits for this rank's note, and keep the error for this rank's loop."""
+        if self.rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                (aside / self._file_name).unlink(missing_ok=True)
+                self._leave(aside, _Failure(error=str(error)))
         self._error = error
 
     def _commit(self, step: int, aside: Path, started: float) -> None:
@@ -202,7 +215,10 @@ class CheckpointWriter:
                 if time.monotonic() > deadline:
                     raise CheckpointError(f"rank {rank} did not write its part within {self.timeout:.0f} s")
                 time.sleep(0.02)
-            notes.append(_Note.model_validate_json(path.read_bytes()))
+            note = TypeAdapter(_Note | _Failure).validate_json(path.read_bytes())
+            if isinstance(note, _Failure):
+                raise CheckpointError(f"rank {rank}: {note.error}")
+            notes.append(note)
         return notes
 
 
