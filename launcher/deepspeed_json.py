@@ -33,7 +33,7 @@ class Contradiction(NamedTuple):
     raw: Any
 
     def __str__(self) -> str:
-        return f"engine.deepspeed.raw sets {self.key} to {self.raw!r}, but our settings say {self.ours!r}; the raw key wins"
+        return f"engine.deepspeed.raw: {self.key} is {self.raw!r}, our settings say {self.ours!r}; the raw key wins"
 
 
 def deepspeed_json(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:

@@ -15,6 +15,7 @@ from data_pipeline.mixture.blend import PERIOD, Blend
 from data_pipeline.read import expand
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
+from launcher import deepspeed_json
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
 from launcher.errors import UserError
 from launcher.settings.entries import Mistake
@@ -76,6 +77,7 @@ def check(config: RunConfig, world_size: int | None = None) -> list[Problem]:
     ranks = world_size or config.engine.ranks or (1 if config.engine.name == "single" else None)
     return [
         *_layout(config, ranks),
+        *_deepspeed(config),
         *_batch(config, ranks),
         *_schedule(config),
         *_positions(config),
@@ -116,6 +118,12 @@ def _layout(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
         yield _error("parallel.dp_replicate", "engine.name=single is one copy; use ddp or fsdp, or remove dp_replicate")
     elif ranks is not None and (name == "fsdp" or replicas > 1):
         yield from _arrangement(replicas, shard, ranks, name)
+
+
+def _deepspeed(config: RunConfig) -> Iterator[Problem]:
+    """The settings of the engine deepspeed."""
+    if config.engine.name == "deepspeed":
+        yield from (_error(setting, message) for setting, message in deepspeed_json.problems(config))
 
 
 def _arrangement(replicas: int, shard: int | None, ranks: int, name: str) -> Iterator[Problem]:

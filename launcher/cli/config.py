@@ -1,9 +1,12 @@
 """megamodel config: what is set, by which file, and what it means."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from launcher.config import RunConfig
 
 sub = typer.Typer(no_args_is_help=True, help="What is set, by which file, and what it means.", rich_markup_mode=None)
 
@@ -28,6 +31,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     if kind == "run":
         for note in check_run(config, overrides or ()):
             typer.echo(f"note: {note.setting}: {note.message}")
+        _deepspeed(load(config, schemas()[kind], overrides or ()).value)
     elif kind == "data":
         check_prepare(config, overrides or ())
     else:
@@ -37,19 +41,43 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @sub.command()
 def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Print the resolved configuration, each value with its origin."""
+    """Print the resolved configuration, each value with its origin, and the JSON that DeepSpeed is given, if it is."""
     import json
 
     from launcher.settings.explain import with_origins
     from launcher.settings.kinds import kind_of, schemas
     from launcher.yaml_config import load
 
-    loaded = load(config, schemas()[kind_of(config, overrides or ())], overrides or ())
+    kind = kind_of(config, overrides or ())
+    loaded = load(config, schemas()[kind], overrides or ())
+    deepspeed = _deepspeed(loaded.value) if kind == "run" else None
     if as_json:
         origins = {name: str(origin) for name, origin in loaded.origins.items()}
-        typer.echo(json.dumps({"config": loaded.value.model_dump(mode="json"), "origins": origins}, indent=2))
+        shown = {"config": loaded.value.model_dump(mode="json"), "origins": origins}
+        typer.echo(json.dumps(shown | ({"deepspeed": deepspeed} if deepspeed else {}), indent=2))
     else:
         typer.echo(with_origins(loaded), nl=False)
+        if deepspeed:
+            lines = ["What DeepSpeed is given:", *json.dumps(deepspeed, indent=2).splitlines()]
+            typer.echo("\n" + "\n".join(f"# {line}" for line in lines))
+
+
+def _deepspeed(run: "RunConfig") -> "dict[str, Any] | None":
+    """What the engine deepspeed would be given on this machine; warns of raw keys that contradict our settings."""
+    if run.engine.name != "deepspeed":
+        return None
+    import torch
+
+    from launcher.deepspeed_json import contradictions, deepspeed_json
+    from launcher.train.start import default_ranks
+
+    ranks, precision = run.engine.ranks or default_ranks(run.engine), run.engine.precision
+    if precision == "auto":
+        gpu = run.engine.device == "cuda" or (run.engine.device == "auto" and torch.cuda.is_available())
+        precision = "bf16" if gpu else "fp32"
+    for contradiction in contradictions(run, ranks, precision):
+        typer.echo(f"warning: {contradiction}", err=True)
+    return deepspeed_json(run, ranks, precision)
 
 
 @sub.command()

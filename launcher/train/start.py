@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from launcher.cluster.rendezvous import LOST_OTHERS, is_rank
+from launcher.cluster.rendezvous import LOST_OTHERS, is_rank, own_arguments
 from launcher.config import EngineConfig, RunConfig
 from launcher.errors import UserError, os_error_sentence
 from launcher.physics import require
@@ -17,6 +17,7 @@ from megamodel.errors import ModelError
 
 def main(arguments: Sequence[str]) -> int:
     """Train CONFIG with overrides; return the exit code. Mistakes are told in a sentence, by rank 0 alone."""
+    arguments = own_arguments(arguments)
     try:
         if not arguments or arguments[0].startswith("-"):
             raise UserError("usage: python -m launcher.train CONFIG [key=value ...]")
