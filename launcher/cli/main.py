@@ -12,7 +12,19 @@ from data_pipeline.errors import DataError
 from launcher.errors import UserError, os_error_sentence
 from megamodel.errors import ModelError
 
-COMMANDS = ("config", "data", "train", "verify", "checkpoint", "inspect", "export", "generate", "bench", "quickstart")
+COMMANDS = (
+    "config",
+    "data",
+    "train",
+    "verify",
+    "checkpoint",
+    "inspect",
+    "export",
+    "import_run",
+    "generate",
+    "bench",
+    "quickstart",
+)
 
 app = typer.Typer(
     help="Pretrain large language models: raw text in, a checked, portable model out.",

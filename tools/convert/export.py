@@ -1,29 +1,24 @@
 """Export a trained model and prove it: what stands in the end has been read back by software we did not write."""
 
-import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from data_pipeline.tokenizer import Tokenizer
-from launcher.errors import CheckFailed, UserError, os_error_sentence
-from megamodel.checkpoint.folder import sync_folder
+from launcher.errors import CheckFailed, UserError
 from megamodel.config import ModelConfig
 from megamodel.families import family_of
 from tools.convert.check_hf import Check
 from tools.convert.hf_read import CONFIG
 from tools.convert.hf_write import write_hf
+from tools.convert.out_folder import aside, check_free, check_space, check_writable, put_in_place
 from tools.convert.probe import make_probe, write_probe
 from tools.convert.reference import make_reference, write_reference
 from tools.convert.source import Source, open_source
@@ -54,18 +49,18 @@ def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float
     With bfloat16 the logits compared are those of the rounded weights, computed in fp32 on both sides.
     """
     _check_can_start(out, force)
-    _check_writable(out)
+    check_writable(out)
     source = open_source(run, step)
     family = family_of(source.config)
     source = replace(source, weights={name: t.to(DTYPES[dtype]) for name, t in source.weights.items()})
     config, weights, notes = _trim(source, Tokenizer.load(source.tokenizer))
     probe = make_probe(source, config, DTYPES[dtype])
     size = sum(tensor.nbytes for tensor in weights.values())
-    _check_space(out.parent, size + sum(tensor.nbytes for tensor in probe.weights.values()))
-    with _aside(out) as folder:
+    check_space(out.parent, size + sum(tensor.nbytes for tensor in probe.weights.values()))
+    with aside(out) as folder:
         write_hf(folder, config, weights, source.tokenizer)
         version, checks = _verify(folder, source, probe)
-        _put_in_place(folder, out)
+        put_in_place(folder, out)
     return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes)
 
 
@@ -74,14 +69,7 @@ def _check_can_start(out: Path, force: bool) -> None:
         raise UserError(
             "an export is proved by transformers, which is not installed here: pip install 'megamodel[transformers]'"
         )
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise UserError(f"{out} is where you stand, or above it; give the name of a folder to be made.")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not force:
-        raise UserError(f"{out} exists already; give another folder, or --force to replace it.")
-    if not (out / CONFIG).is_file():
-        raise UserError(f"{out} is no export (it has no {CONFIG}), so --force does not replace it; remove it yourself.")
+    check_free(out, CONFIG, "export", force)
 
 
 def _trim(source: Source, tokenizer: Tokenizer) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
@@ -97,39 +85,6 @@ def _trim(source: Source, tokenizer: Tokenizer) -> tuple[ModelConfig, dict[str, 
     weights = {name: t[:tokens] if name in tables else t for name, t in source.weights.items()}
     note = f"the vocabulary is cut from {rows} rows to the tokenizer's {tokens}: the others were padding"
     return source.config.model_copy(update={"vocab_size": tokens}), weights, [note]
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Tried, not asked: a read-only mount, a quota or /proc say so only then.
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.writing-", dir=out.parent).cleanup()
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be made, it is not writable there ({os_error_sentence(error)}); give another folder."
-        ) from error
-
-
-def _check_space(parent: Path, size: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < size * 1.05 + 2**24:
-        raise UserError(
-            f"{parent}: the export takes {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room there."
-        )
-
-
-@contextlib.contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is gone afterwards unless it was moved into place, whatever happens."""
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{out.name}.writing-", dir=out.parent, ignore_cleanup_errors=True
-        ) as root:
-            folder = Path(root) / "export"
-            folder.mkdir()
-            yield folder
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{out} cannot be written: {error}. Nothing was left behind.") from error
 
 
 def _verify(folder: Path, source: Source, probe: Source) -> tuple[str, list[Check]]:
@@ -155,11 +110,3 @@ def _verify(folder: Path, source: Source, probe: Source) -> tuple[str, list[Chec
                 f"{check.name}: {check.problem}. This is a fault in megamodel's conversion; please report it."
             )
     return answer["transformers"], checks
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename into place; a folder that stood there moves aside first and goes with the temporary one."""
-    if out.exists():
-        out.rename(folder.parent / "replaced")
-    folder.rename(out)
-    sync_folder(out.parent)

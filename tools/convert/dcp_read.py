@@ -1,0 +1,155 @@
+"""Read a folder of torch.distributed.checkpoint: `.metadata` says which box of which tensor lies where in which file.
+
+Recognised are state dicts of `torch.distributed.checkpoint.state_dict.get_state_dict` under any names, such as
+{"model": ..., "optim": ...}: moments are `...state.NAME.exp_avg`, flattened or not. All other tensors may be weights.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megamodel.errors import CheckpointError
+from megamodel.optim.adamw import MOMENTS
+from megamodel.parallel.shard import Box
+from tools.convert.foreign import Foreign, ForeignTensor, Piece, one_step
+from tools.convert.untrusted import Advance, Record, load_records, load_torch_slice
+
+METADATA = ".metadata"
+_STATE = re.compile(r"(?:^|.*?\.)state\.(?P<name>.+)\.(?P<kind>[^.]+)")
+_STEP = re.compile(r"(?:.*\.)?(?:train_state\.|trainer\.|progress\.)?(?:global_)?steps?")
+_CHECKPOINT = "torch.distributed.checkpoint"
+_CLASSES = frozenset(
+    [
+        *(
+            f"{_CHECKPOINT}.metadata.{name}"
+            for name in (
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+        f"{_CHECKPOINT}.filesystem._StorageInfo",
+        f"{_CHECKPOINT}.planner.WriteItemType",
+        "pathlib.PosixPath",
+        "pathlib._local.PosixPath",
+        "torch.serialization._get_layout",
+    ]
+)
+
+
+def read_dcp(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
+    """What the folder holds; CheckpointError names the file that is missing or damaged."""
+    tensors = _tensors(folder, advance)
+    states = {name: match for name in tensors if (match := _STATE.fullmatch(name))}
+    step_name = next((n for n, t in tensors.items() if t.shape == () and n not in states and _STEP.fullmatch(n)), None)
+    global_step = int(_scalar(folder, step_name, tensors[step_name])) if step_name else None
+    weights = {n: t for n, t in tensors.items() if n not in states and t.shape != ()}
+    by_kind: dict[str, dict[str, ForeignTensor]] = {"param": weights}
+    if not states or weights_only:
+        return Foreign(folder, "torch.distributed.checkpoint", by_kind, None, global_step)
+    _check_adamw(folder, states)
+    for moment in MOMENTS:
+        by_kind[moment] = {match["name"]: tensors[n] for n, match in states.items() if match["kind"] == moment}
+    steps = {name: _scalar(folder, name, tensors[name]) for name, match in states.items() if match["kind"] == "step"}
+    return Foreign(folder, "torch.distributed.checkpoint", by_kind, one_step(folder, steps), global_step)
+
+
+def _check_adamw(folder: Path, states: Mapping[str, "re.Match[str]"]) -> None:
+    alone = "import the weights alone with --weights-only"
+    kinds = {match["kind"] for match in states.values()}
+    if not kinds >= set(MOMENTS):
+        raise CheckpointError(
+            f"{folder}: the optimizer keeps {', '.join(sorted(kinds))}, not the moments of AdamW; {alone}"
+        )
+    if numbered := next((name for name, match in states.items() if match["name"].isdigit()), None):
+        raise CheckpointError(
+            f"{folder}: {numbered} goes by a number, not a parameter's name; save with get_state_dict of "
+            f"torch.distributed.checkpoint.state_dict, or {alone}"
+        )
+
+
+def _tensors(folder: Path, advance: Advance) -> dict[str, ForeignTensor]:
+    """Every tensor of floating point or of one element, by its whole name."""
+    path = folder / METADATA
+    metadata = load_records(path, _CLASSES)
+    try:
+        places = {
+            (index["fqn"], tuple(index.state.get("offset") or ())): info
+            for index, info in metadata["storage_data"].items()
+        }
+        return {
+            name: _tensor(folder, name, entry, places, advance)
+            for name, entry in metadata["state_dict_metadata"].items()
+            if type(entry).__name__ == "TensorStorageMetadata" and _is_state(entry)
+        }
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or of a torch that is not known here ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _is_state(entry: Record) -> bool:
+    dtype = entry["properties"].state[0]
+    return dtype.is_floating_point or math.prod(entry["size"]) == 1
+
+
+def _tensor(folder: Path, name: str, entry: Record, places: Mapping[Any, Record], advance: Advance) -> ForeignTensor:
+    pieces = []
+    for chunk in entry["chunks"]:
+        box = Box(tuple(chunk["offsets"]), tuple(chunk["sizes"]))
+        info = places.get((name, box.offset))
+        if info is None:
+            raise CheckpointError(f"{folder / METADATA} does not say where {name} at {box.offset} lies")
+        pieces.append(Piece(box, *_place(folder, name, box, info, advance)))
+    return ForeignTensor(tuple(entry["size"]), tuple(pieces))
+
+
+def _place(folder: Path, name: str, box: Box, info: Record, advance: Advance) -> tuple[Path, Callable[[], Tensor]]:
+    path = folder / info["relative_path"]
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{folder / METADATA} refers to {path}, outside the folder")
+    if info.state.get("transform_descriptors"):
+        raise CheckpointError(f"{path}: compressed by an extension of torch; save it without, and import that")
+    offset, length = info["offset"], info["length"]
+    _check_size(path, offset + length)
+
+    def read() -> Tensor:
+        value = load_torch_slice(path, offset, length)
+        if not isinstance(value, torch.Tensor) or tuple(value.shape) != box.shape:
+            raise CheckpointError(
+                f"{path}: what lies at byte {offset} is not {name} {box.shape}; files of two saves are mixed"
+            )
+        advance(length)
+        return value.to(torch.float32)
+
+    return path, read
+
+
+def _check_size(path: Path, end: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} is missing ({error.strerror}); copy the whole folder") from None
+    if size < end:
+        raise CheckpointError(f"{path} is cut off: {size} bytes, it must reach to {end}; copy it again")
+
+
+def _scalar(folder: Path, name: str, tensor: ForeignTensor) -> float:
+    if problem := tensor.problem():
+        raise CheckpointError(f"{folder}: {name} is not whole: {problem}")
+    return float(tensor.read())
+
+
+def look_for_dcp(folder: Path) -> Iterator[Path]:
+    """Folders of torch.distributed.checkpoint right below, for a hint."""
+    return (path.parent for path in sorted(folder.glob(f"*/{METADATA}")))
