@@ -55,14 +55,24 @@ def _described(step: int, checkpoint: Path) -> Row:
 
 
 def _verified(step: int, checkpoint: Path) -> Row:
+    from data_pipeline.progress import progress
     from megamodel.checkpoint import verify_checkpoint
     from megamodel.errors import CheckpointError
 
     try:
-        faults = verify_checkpoint(checkpoint)
+        with progress(f"verifying {checkpoint.name}", _size(checkpoint)) as on_read:
+            faults = verify_checkpoint(checkpoint, on_read)
     except CheckpointError as error:
         faults = [str(error)]
     return {"step": step, "path": str(checkpoint), "state": "; ".join(faults) or "good", "good": not faults}
+
+
+def _size(checkpoint: Path) -> int:
+    """Bytes of a checkpoint's files; 0 when its run deletes it meanwhile."""
+    try:
+        return sum(path.stat().st_size for path in checkpoint.iterdir())
+    except OSError:
+        return 0
 
 
 def _rows(path: Path, examine: Callable[[int, Path], Row]) -> list[Row]:
