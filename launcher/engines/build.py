@@ -6,6 +6,7 @@ from launcher.engines.base import Engine
 from launcher.engines.ddp import DdpEngine
 from launcher.engines.deepspeed import DeepSpeedEngine
 from launcher.engines.fsdp import FsdpEngine
+from launcher.engines.pipeline import PipelineEngine
 from launcher.engines.single import SingleEngine
 
 ENGINES: dict[str, type[Engine]] = {
@@ -18,4 +19,7 @@ ENGINES: dict[str, type[Engine]] = {
 
 def build_engine(config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> Engine:
     """The engine that `engine.name` asks for, its model initialised from (seed, parameter names)."""
-    return ENGINES[config.engine.name](config, ranks, eos_id)
+    engine = ENGINES[config.engine.name]
+    if engine is FsdpEngine and config.parallel.pp > 1:
+        engine = PipelineEngine
+    return engine(config, ranks, eos_id)

@@ -26,7 +26,8 @@ class FsdpEngine(TorchEngine):
             self.layout.mesh(device_type).get_group("cp") if self.layout.cp > 1 else None,
             parallel.cp_method,
             block_settings(engine),
-            ShardSettings(engine.reshard_after_forward, engine.prefetch_blocks),
+            # A pipeline gathers and frees whole stages: a zero-bubble backward pass needs the weights where they were.
+            ShardSettings(engine.reshard_after_forward and self.layout.pp == 1, engine.prefetch_blocks),
         )
         self.plan = plan
         models = []
@@ -71,9 +72,10 @@ class FsdpEngine(TorchEngine):
         return value
 
     def evaluate(self, tokens: Tensor) -> Tensor:
-        """As in every engine; the root's parameters, which only a backward pass would free, are freed here."""
+        """As in every engine; parameters that only a backward pass would free are freed here."""
         total = super().evaluate(tokens)
         for part in self.parts:
-            assert isinstance(part, FSDPModule)
-            part.reshard()
+            for module in part.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
         return total

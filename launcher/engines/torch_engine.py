@@ -1,6 +1,7 @@
 """What the engines with torch's own optimizer share: parts of the model whose parameters are whole or DTensors."""
 
 import contextlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from launcher.cluster.ranks import Ranks
 from launcher.config import EngineConfig, RunConfig
 from launcher.engines.base import Engine, StepOutput
 from megamodel.checkpoint import Manifest, load_into
-from megamodel.gpt import GPT
+from megamodel.gpt import GPT, Part
 from megamodel.init import initialize
 from megamodel.optim.adamw import MOMENTS, allocate_moments, build_adamw, set_lr, set_step, state_key, state_shapes
 from megamodel.parallel.apply import BlockSettings
@@ -42,9 +43,10 @@ class TorchEngine(Engine):
         self.parts = self._build_parts()
         for part in self.parts:
             part.to_empty(device=ranks.device)
-        initialize(holdings(self.named_parameters(), self.cuts), config.model, config.seed)
-        settings = config.optimizer
-        self.optimizer = build_adamw(self.named_parameters(), settings.betas, settings.eps, settings.weight_decay)
+        for named in (self.named_parameters(), self.named_copies()):
+            initialize(holdings(named, self.cuts), config.model, config.seed)
+        settings, named = config.optimizer, itertools.chain(self.named_parameters(), self.named_copies())
+        self.optimizer = build_adamw(named, settings.betas, settings.eps, settings.weight_decay)
         self.module = self._wrap()
 
     @abstractmethod
@@ -56,9 +58,17 @@ class TorchEngine(Engine):
         return self.parts[0]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters of all parts by their names in the whole model."""
+        """The parameters of all parts by their names in the whole model, each once."""
         for part in self.parts:
-            yield from part.named_parameters()
+            yield from ((name, p) for name, p in part.named_parameters() if not self._is_copy(part.part, name))
+
+    def named_copies(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that a rank holds besides, equal to those of the same names on this rank or another."""
+        for part in self.parts:
+            yield from ((name, p) for name, p in part.named_parameters() if self._is_copy(part.part, name))
+
+    def _is_copy(self, part: Part, name: str) -> bool:
+        return False
 
     def train_step(self, micro_batches: Sequence[Tensor], target_tokens: int, lr: float) -> StepOutput:
         """See `Engine`."""
@@ -98,13 +108,16 @@ class TorchEngine(Engine):
         The squares are summed in fp64: in fp32 the order of summation, which the layout decides, shows at 1e-6 of the
         norm, and clipping hands that on to every weight.
         """
-        gradients = [local_part(p.grad) for _, p in self.named_parameters() if p.grad is not None]
-        counted = [g for g, (n, p) in zip(gradients, self.named_parameters(), strict=True) if self._counts(n, p)]
+        counted = [
+            local_part(p.grad) for name, p in self.named_parameters() if p.grad is not None and self._counts(name, p)
+        ]
         squares = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         if counted:
             squares = torch.stack(torch._foreach_norm(counted, 2.0, dtype=torch.float64)).square().sum()
         norm = self._sum_of_squares(squares).sqrt().float()
         if self.config.optimizer.max_grad_norm is not None:
+            everything = itertools.chain(self.named_parameters(), self.named_copies())
+            gradients = [local_part(p.grad) for _, p in everything if p.grad is not None]
             torch._foreach_mul_(gradients, (self.config.optimizer.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
