@@ -1,5 +1,6 @@
 """Small real things that many tests need: token shards, a run configuration, and a way to start ranks."""
 
+import functools
 import json
 import os
 import subprocess
@@ -58,37 +59,38 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_run(tiny_data, tmp_path):
     """A function that writes a small run configuration and returns its path; keywords set groups' settings."""
+    return functools.partial(write_run, tiny_data, tmp_path)
 
-    def write(model=LLAMA, **groups) -> Path:
-        config = {
-            "run_dir": str(tmp_path / "run"),
-            "seed": 7,
-            "model": model,
-            "data": {
-                "tokenizer": str(tiny_data / "tokenizer"),
-                "sources": [{"path": str(tiny_data / "train")}],
-                "validation": [{"path": str(tiny_data / "validation")}],
-            },
-            "train": {
-                "steps": 20,
-                "global_batch_size": 8,
-                "micro_batch_size": 2,
-                "seq_len": 32,
-                "validate_every_steps": 10,
-                "validation_sequences": 10,
-            },
-            "optimizer": {"lr": 5e-3, "schedule": {"name": "cosine", "warmup_steps": 4}},
-            "engine": {"name": "single", "device": "cpu"},
-            "checkpoint": {"every_steps": 5, "keep": 3},
-            "monitor": {"tensorboard": False},
-        }
-        for group, settings in groups.items():
-            config[group] = {**config[group], **settings} if isinstance(settings, dict) else settings
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(config))
-        return path
 
-    return write
+def write_run(data: Path, folder: Path, model=LLAMA, **groups) -> Path:
+    """Write a small run configuration over `tiny_data` into a folder, in which the run will lie; return its path."""
+    config = {
+        "run_dir": str(folder / "run"),
+        "seed": 7,
+        "model": model,
+        "data": {
+            "tokenizer": str(data / "tokenizer"),
+            "sources": [{"path": str(data / "train")}],
+            "validation": [{"path": str(data / "validation")}],
+        },
+        "train": {
+            "steps": 20,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "seq_len": 32,
+            "validate_every_steps": 10,
+            "validation_sequences": 10,
+        },
+        "optimizer": {"lr": 5e-3, "schedule": {"name": "cosine", "warmup_steps": 4}},
+        "engine": {"name": "single", "device": "cpu"},
+        "checkpoint": {"every_steps": 5, "keep": 3},
+        "monitor": {"tensorboard": False},
+    }
+    for group, settings in groups.items():
+        config[group] = {**config.get(group, {}), **settings} if isinstance(settings, dict) else settings
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def start_training(config: Path, *overrides: str) -> "subprocess.Popen[str]":

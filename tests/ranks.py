@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,36 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
 
 
-def train_in_ranks(config: Path, *overrides: str, ranks: int = 1, code: int = 0) -> str:
-    """Train to the end as `ranks` processes of this machine; return their output. Rank 0's exit code must be `code`."""
+def train_in_ranks(
+    config: Path, *overrides: str, ranks: int = 1, code: int = 0, planted: Callable[[], None] | None = None
+) -> str:
+    """Train to the end as `ranks` processes of this machine; return their output. Rank 0's exit code must be `code`.
+
+    `planted`, of a module's top level, is called first in every rank: it puts a mistake into the code.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         processes = [
-            _context.Process(target=_rank, args=(rank, ranks, folder, str(output), str(config), overrides))
+            _context.Process(target=_rank, args=(rank, ranks, folder, str(output), str(config), overrides, planted))
             for rank in range(ranks)
         ]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(180)
+        _wait(processes)
         text = output.read_text()
         assert processes[0].exitcode == code, text
         return text
 
 
-def _rank(rank: int, ranks: int, folder: str, output: str, config: str, overrides: tuple[str, ...]) -> None:
+def _rank(
+    rank: int,
+    ranks: int,
+    folder: str,
+    output: str,
+    config: str,
+    overrides: tuple[str, ...],
+    planted: Callable[[], None] | None,
+) -> None:
     import torch
 
     from launcher.train.start import main
@@ -45,6 +59,8 @@ def _rank(rank: int, ranks: int, folder: str, output: str, config: str, override
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if planted is not None:
+        planted()
     code = main([config, *overrides])
     sys.stdout.flush()
     os._exit(code)
@@ -63,12 +79,24 @@ def in_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list[
         ]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(180)
-            process.kill()
+        _wait(processes)
         errors = [path.read_text() for path in sorted(Path(folder).glob("error_*"))]
         assert not any(process.exitcode for process in processes), "\n".join(errors) or "a rank did not end in time"
         return [torch.load(Path(folder) / f"result_{rank}", weights_only=True) for rank in range(ranks)]
+
+
+def _wait(processes: list[Any], seconds: float = 180, seconds_after_failure: float = 5) -> None:
+    """Until all have ended, or one has failed: the others fail soon for the same reason, or wait for it in vain."""
+    end, failed = time.monotonic() + seconds, False
+    while running := [process for process in processes if process.exitcode is None]:
+        if not failed and any(process.exitcode for process in processes):
+            end, failed = time.monotonic() + seconds_after_failure, True
+        if (left := end - time.monotonic()) <= 0:
+            break
+        wait([process.sentinel for process in running], left)
+    for process in running:
+        process.kill()
+        process.join()
 
 
 def _call(function: Callable[..., Any], rank: int, ranks: int, folder: str, arguments: tuple[Any, ...]) -> None:
