@@ -44,11 +44,13 @@ def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def writer_for(folder: Path, tensors: dict[str, torch.Tensor], keep=10, permanent=None, saved=None) -> CheckpointWriter:
+def writer_for(
+    folder: Path, tensors: dict[str, torch.Tensor], keep=10, permanent=None, saved=None, rank=0, world_size=1
+) -> CheckpointWriter:
     return CheckpointWriter(
         folder,
-        rank=0,
-        world_size=1,
+        rank=rank,
+        world_size=world_size,
         attempt="a",
         keep=keep,
         permanent_every_steps=permanent,
@@ -354,3 +356,39 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(small_disk):
         writer.wait()
     assert [path.name for path in small_disk.iterdir()] == [checkpoint_name(1)]
     assert verify_checkpoint(small_disk / checkpoint_name(1)) == []
+
+
+def test_a_rank_that_cannot_write_does_not_let_the_first_one_wait(tmp_path):
+    live = {"param/a": torch.ones(3), "param/b": torch.ones(2).to(torch.complex64)}  # a type no checkpoint holds
+    first, second = (writer_for(tmp_path, live, rank=rank, world_size=2) for rank in (0, 1))
+    first.save(1, holding(live))
+    second.save(1, holding(live))
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match="rank 1 could not save a checkpoint"):
+        second.wait()
+    with pytest.raises(CheckpointError, match=r"rank 0 could not save a checkpoint: rank 1: .*complex64"):
+        first.wait()
+    assert time.monotonic() - started < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_of_flat_fragments_make_a_checkpoint_that_any_cut_reads(tmp_path):
+    """Three ranks cut the flat parameters as ZeRO does; two read them cut otherwise, one reads them whole."""
+    whole = {"param/a": torch.randn(9, 5), "param/b": torch.randn(7), "param/c": torch.randn(3, 2, 4)}
+    writers = [writer_for(tmp_path, whole, rank=rank, world_size=3) for rank in range(3)]
+    for rank, writer in enumerate(writers):
+        writer.save(1, {name: fragment(tensor, rank, 3) for name, tensor in whole.items()})
+    for writer in writers:
+        writer.wait()
+    path = tmp_path / checkpoint_name(1)
+    assert verify_checkpoint(path) == []
+    for parts in (1, 2):
+        read = {name: torch.zeros_like(tensor) for name, tensor in whole.items()}
+        for part in range(parts):
+            load_into(path, {name: fragment(tensor, part, parts) for name, tensor in read.items()}, shapes(whole))
+        assert all(torch.equal(read[name], tensor) for name, tensor in whole.items())
+
+
+def fragment(tensor: torch.Tensor, part: int, parts: int) -> Holding:
+    start, stop = (tensor.numel() * n // parts for n in (part, part + 1))
+    return Holding.of_fragment(tuple(tensor.shape), start, tensor.view(-1)[start:stop])
