@@ -4,10 +4,9 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data_pipeline.config import LoadTokenizer, PrepareConfig
 from data_pipeline.errors import DataError
@@ -15,25 +14,17 @@ from data_pipeline.mixture.blend import PERIOD, Blend
 from data_pipeline.read import expand
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
-from launcher import deepspeed_json
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
+from launcher.engine_checks import engine_problems
 from launcher.errors import UserError
+from launcher.layout_checks import layout_problems
+from launcher.problems import Problem, error, note
 from launcher.settings.entries import Mistake
 from launcher.yaml_config import Loaded, examine, load, report
 from megamodel.config import ModelConfig
 
 BYTES_PER_PARAMETER = 12
 """In a checkpoint: the fp32 weight and AdamW's two fp32 moments."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What does not fit (error: the run cannot work) or is worth knowing (note)."""
-
-    severity: Literal["error", "note"]
-    setting: str
-    """Dotted name of the setting to look at first."""
-    message: str
 
 
 def check_run(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
@@ -76,9 +67,8 @@ def check(config: RunConfig, world_size: int | None = None) -> list[Problem]:
     """
     ranks = world_size or config.engine.ranks or (1 if config.engine.name == "single" else None)
     return [
-        *_layout(config, ranks),
-        *_deepspeed(config),
-        *_batch(config, ranks),
+        *layout_problems(config, ranks),
+        *engine_problems(config),
         *_schedule(config),
         *_positions(config),
         *_data(config),
@@ -99,100 +89,31 @@ def num_parameters(config: ModelConfig) -> int:
     return tables + positions + config.num_hidden_layers * (2 * norm + attention + mlp) + norm
 
 
-def _error(setting: str, message: str) -> Problem:
-    return Problem("error", setting, message)
-
-
-def _note(setting: str, message: str) -> Problem:
-    return Problem("note", setting, message)
-
-
-def _layout(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
-    """The engine and the arrangement of the ranks."""
-    name, replicas, shard = config.engine.name, config.parallel.dp_replicate, config.parallel.dp_shard
-    if name == "single" and (ranks or 1) > 1:
-        yield _error("engine.name", f"single is one process, but there are {ranks} ranks; use fsdp or ddp, or one rank")
-    elif name != "fsdp" and (shard or 1) > 1:
-        yield _error("parallel.dp_shard", f"engine.name={name} shards nothing; use engine.name=fsdp or remove dp_shard")
-    elif name == "single" and replicas > 1:
-        yield _error("parallel.dp_replicate", "engine.name=single is one copy; use ddp or fsdp, or remove dp_replicate")
-    elif ranks is not None and (name == "fsdp" or replicas > 1):
-        yield from _arrangement(replicas, shard, ranks, name)
-
-
-def _deepspeed(config: RunConfig) -> Iterator[Problem]:
-    """The settings of the engine deepspeed."""
-    if config.engine.name == "deepspeed":
-        yield from (_error(setting, message) for setting, message in deepspeed_json.problems(config))
-
-
-def _arrangement(replicas: int, shard: int | None, ranks: int, name: str) -> Iterator[Problem]:
-    if name == "ddp":
-        shard = 1
-    if shard is None and ranks % replicas:
-        near = " or ".join(map(str, _nearest(_divisors(ranks), replicas)))
-        yield _error("parallel.dp_replicate", f"{replicas} copies do not divide {ranks} ranks; nearest: {near}")
-    elif shard is not None and replicas * shard != ranks:
-        message = f"dp_replicate {replicas} x dp_shard {shard} = {replicas * shard}, but there are {ranks} ranks"
-        fits = f"; dp_shard={ranks // replicas} fits" if ranks % replicas == 0 and name == "fsdp" else ""
-        yield _error("parallel.dp_shard" if name == "fsdp" else "parallel.dp_replicate", message + fits)
-
-
-def _batch(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
-    """The global batch is a whole number of micro-batches on every rank."""
-    batch, micro = config.train.global_batch_size, config.train.micro_batch_size
-    at_once = (ranks or 1) * micro
-    if batch % at_once == 0:
-        return
-    fits = {
-        "global_batch_size": [n for n in (batch // at_once * at_once, (batch // at_once + 1) * at_once) if n],
-        "ranks": _nearest(_divisors(batch // micro), ranks) if ranks and batch % micro == 0 else [],
-        "micro_batch_size": _nearest(_divisors(batch // (ranks or 1)), micro) if batch % (ranks or 1) == 0 else [],
-    }
-    near = "; ".join(f"{name} {' or '.join(map(str, values))}" for name, values in fits.items() if values)
-    over = f"{ranks} ranks x micro_batch_size {micro}" if ranks else f"micro_batch_size {micro}"
-    yield _error("train.global_batch_size", f"{batch} sequences do not divide over {over}; the nearest that do: {near}")
-
-
-def _divisors(number: int) -> list[int]:
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
-
-
-def _nearest(values: list[int], wanted: int) -> list[int]:
-    """The nearest value on each side of `wanted`."""
-    below, above = [v for v in values if v < wanted], [v for v in values if v > wanted]
-    return [*below[-1:], *above[:1]]
-
-
 def _schedule(config: RunConfig) -> Iterator[Problem]:
     """Warm-up, decay, stops and saves lie within the steps."""
     steps, schedule, checkpoint = config.train.steps, config.optimizer.schedule, config.checkpoint
     if schedule.warmup_steps > steps:
-        yield _error("optimizer.schedule.warmup_steps", f"{schedule.warmup_steps} is more than train.steps={steps}")
+        yield error("optimizer.schedule.warmup_steps", f"{schedule.warmup_steps} is more than train.steps={steps}")
     elif isinstance(schedule, WsdSchedule) and schedule.warmup_steps + schedule.decay_steps > steps:
         both = f"warmup_steps {schedule.warmup_steps} + decay_steps {schedule.decay_steps}"
-        yield _error("optimizer.schedule.decay_steps", f"{both} is more than train.steps={steps}")
+        yield error("optimizer.schedule.decay_steps", f"{both} is more than train.steps={steps}")
     stop = config.train.stop_at_step
     if stop is not None and stop > steps:
-        yield _error("train.stop_at_step", f"{stop} is after the last step, train.steps={steps}")
+        yield error("train.stop_at_step", f"{stop} is after the last step, train.steps={steps}")
     permanent = checkpoint.permanent_every_steps
     if permanent is not None and permanent % checkpoint.every_steps:
         every = checkpoint.every_steps
         near = " or ".join(str(n) for n in (permanent // every * every, (permanent // every + 1) * every) if n)
         message = f"{permanent} is no multiple of checkpoint.every_steps={every}; the nearest: {near}"
-        yield _error("checkpoint.permanent_every_steps", message)
+        yield error("checkpoint.permanent_every_steps", message)
 
 
 def _positions(config: RunConfig) -> Iterator[Problem]:
-    """The sequences fit the model's positions."""
+    """Whether the model is made for sequences so long; one with learned positions cannot take longer ones at all."""
     seq_len, longest = config.train.seq_len, config.model.max_position_embeddings
-    if seq_len > longest and config.model.position_embedding == "learned":
-        message = f"{seq_len} tokens, but the model has learned positions for model.max_position_embeddings={longest}"
-        yield _error("train.seq_len", message)
-    elif seq_len > longest:
+    if seq_len > longest and config.model.position_embedding == "rope":
         message = f"{seq_len} tokens is more than model.max_position_embeddings={longest}, which the export will state"
-        yield _note("train.seq_len", message)
+        yield note("train.seq_len", message)
 
 
 def _data(config: RunConfig) -> Iterator[Problem]:
@@ -203,9 +124,9 @@ def _data(config: RunConfig) -> Iterator[Problem]:
         digest = tokenizer.digest
         if tokenizer.vocab_size > config.model.vocab_size:
             message = f"{config.model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; raise it"
-            yield _error("model.vocab_size", message)
-    except DataError as error:
-        yield _error("data.tokenizer", str(error))
+            yield error("model.vocab_size", message)
+    except DataError as problem:
+        yield error("data.tokenizer", str(problem))
     samples = config.train.steps * config.train.global_batch_size
     yield from _sources(config, "data.sources", config.data.sources, samples, digest)
     yield from _sources(config, "data.validation", config.data.validation, config.train.validation_sequences, digest)
@@ -224,25 +145,25 @@ def _sources(
         try:
             shards = ShardSet.open(source.path)
             shards.check_sizes()
-        except DataError as error:
-            yield _error(name, str(error))
+        except DataError as problem:
+            yield error(name, str(problem))
             continue
         if names.setdefault(shards.digest, name) != name:
             message = (
                 f"{source.path} holds the same tokens as {names[shards.digest]}; keep one, with the sum of weights"
             )
-            yield _error(name, message)
+            yield error(name, message)
         if digest is not None and shards.manifest.tokenizer_sha256 != digest:
-            yield _error(name, _other_tokenizer(shards, source.path, config.data.tokenizer))
+            yield error(name, _other_tokenizer(shards, source.path, config.data.tokenizer))
         windows = (shards.num_tokens - 1) // seq_len
         if windows < 1:
             message = (
                 f"{source.path} has {shards.num_tokens:,} tokens, fewer than one sequence of {seq_len} + 1; add data"
             )
-            yield _error(name, message)
+            yield error(name, message)
             continue
         times = _times(counts[index] / windows, setting)
-        yield _note(name, f"{source.path} has {shards.num_tokens:,} tokens; {times}")
+        yield note(name, f"{source.path} has {shards.num_tokens:,} tokens; {times}")
 
 
 def _tiny_weights(setting: str, sources: list[SourceConfig]) -> Iterator[Problem]:
@@ -251,7 +172,7 @@ def _tiny_weights(setting: str, sources: list[SourceConfig]) -> Iterator[Problem
     for index, source in enumerate(sources):
         if source.weight * Fraction(PERIOD) < total:
             message = f"{source.weight:g} is less than one in {PERIOD:,} samples; the source gives about that many"
-            yield _note(f"{setting}.{index}.weight", message)
+            yield note(f"{setting}.{index}.weight", message)
 
 
 def _times(epochs: float, setting: str) -> str:
@@ -278,9 +199,9 @@ def _folder(setting: str, path: Path) -> Iterator[Problem]:
     """A folder that is to be written is one, or can be made."""
     there = _existing(path)
     if not there.is_dir():
-        yield _error(setting, f"{there} is not a folder; choose another place or move it away")
+        yield error(setting, f"{there} is not a folder; choose another place or move it away")
     elif not os.access(there, os.W_OK | os.X_OK):
-        yield _error(setting, f"the folder {there} cannot be written; choose another place or change its permissions")
+        yield error(setting, f"the folder {there} cannot be written; choose another place or change its permissions")
 
 
 def _inputs(config: PrepareConfig) -> Iterator[Problem]:
@@ -288,13 +209,13 @@ def _inputs(config: PrepareConfig) -> Iterator[Problem]:
     for index, pattern in enumerate(config.files):
         try:
             expand([pattern])
-        except DataError as error:
-            yield _error(f"files.{index}", str(error))
+        except DataError as problem:
+            yield error(f"files.{index}", str(problem))
     if isinstance(config.tokenizer, LoadTokenizer):
         try:
             Tokenizer.load(config.tokenizer.path)
-        except DataError as error:
-            yield _error("tokenizer.path", str(error))
+        except DataError as problem:
+            yield error("tokenizer.path", str(problem))
     yield from _folder("out", config.out)
 
 
@@ -318,9 +239,9 @@ def _room(config: RunConfig) -> Iterator[Problem]:
     sizes = f"up to {count} checkpoint{'s' * (count > 1)} of {_bytes(one)}"
     if count * one - there > free:
         message = f"{sizes} need {_bytes(count * one)}, and {folder} has {_bytes(free)} free; lower checkpoint.keep"
-        yield _error("run_dir", message + " or permanent checkpoints, or use another disk")
+        yield error("run_dir", message + " or permanent checkpoints, or use another disk")
     else:
-        yield _note("run_dir", f"{sizes}; {_bytes(free)} free")
+        yield note("run_dir", f"{sizes}; {_bytes(free)} free")
 
 
 def _size_of(folder: Path) -> int:
