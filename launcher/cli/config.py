@@ -1,12 +1,9 @@
 """megamodel config: what is set, by which file, and what it means."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from launcher.config import RunConfig
 
 sub = typer.Typer(no_args_is_help=True, help="What is set, by which file, and what it means.", rich_markup_mode=None)
 
@@ -48,9 +45,8 @@ def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False)
     from launcher.settings.kinds import kind_of, schemas
     from launcher.yaml_config import load
 
-    kind = kind_of(config, overrides or ())
-    loaded = load(config, schemas()[kind], overrides or ())
-    deepspeed = _deepspeed(loaded.value) if kind == "run" else None
+    loaded = load(config, schemas()[kind_of(config, overrides or ())], overrides or ())
+    deepspeed = _deepspeed(loaded.value)
     if as_json:
         origins = {name: str(origin) for name, origin in loaded.origins.items()}
         shown = {"config": loaded.value.model_dump(mode="json"), "origins": origins}
@@ -62,9 +58,14 @@ def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False)
             typer.echo("\n" + "\n".join(f"# {line}" for line in lines))
 
 
-def _deepspeed(run: "RunConfig") -> "dict[str, Any] | None":
-    """What the engine deepspeed would be given on this machine; warns of raw keys that contradict our settings."""
-    if run.engine.name != "deepspeed":
+def _deepspeed(run: object) -> dict[str, Any] | None:
+    """What DeepSpeed would be given on this machine, if the configuration is a run with it.
+
+    Warns of raw keys that contradict our settings.
+    """
+    from launcher.config import RunConfig
+
+    if not (isinstance(run, RunConfig) and run.engine.name == "deepspeed"):
         return None
     import torch
 

@@ -141,5 +141,5 @@ class DeepSpeedEngine(Engine):
         partitions = self._flat.partitions()
         targets = self._flat.holdings(partitions)
         manifest = load_into(checkpoint, targets, state_shapes(self.config.model), reset_optimizer)
-        self._flat.take_over(partitions, 0 if reset_optimizer else manifest.step)
+        self._flat.take_over(partitions, 0 if reset_optimizer else manifest.optimizer_updates)
         return manifest
