@@ -64,7 +64,7 @@ def open_source(path: Path, step: int | None = None) -> Source:
 def _from_run(folder: RunFolder, step: int | None) -> Source:
     config = load_config(folder.path).model
     for _ in range(_ATTEMPTS):
-        checkpoint, notes = _newest(folder) if step is None else (_at_step(folder, step), [])
+        checkpoint, notes = find_checkpoint(folder, step)
         try:
             manifest, weights = read_manifest(checkpoint), load_weights(checkpoint)
         except CheckpointError:
@@ -85,6 +85,11 @@ def _check_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
             f"{folder.tokenizer} is not the tokenizer that the model was trained with (sha256 {here[:12]}..., "
             f"the checkpoint names {trained[:12]}...); put the run's own tokenizer back there."
         )
+
+
+def find_checkpoint(folder: RunFolder, step: int | None) -> tuple[Path, list[str]]:
+    """A run's checkpoint of a step, or its newest good one with what a reader should know; verified, or UserError."""
+    return _newest(folder) if step is None else (_at_step(folder, step), [])
 
 
 def _newest(folder: RunFolder) -> tuple[Path, list[str]]:
