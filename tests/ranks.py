@@ -1,11 +1,12 @@
 """Start the ranks of a run within a fraction of a second: forked from a server that has imported everything already."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ def train_in_ranks(
 
     `planted`, of a module's top level, is called first in every rank: it puts a mistake into the code.
     """
+    with training_ranks(config, *overrides, ranks=ranks, planted=planted) as (processes, output):
+        _wait(processes)
+        text = output.read_text()
+        assert processes[0].exitcode == code, text
+        return text
+
+
+@contextlib.contextmanager
+def training_ranks(
+    config: Path, *overrides: str, ranks: int = 1, planted: Callable[[], None] | None = None
+) -> Iterator[tuple[list[Any], Path]]:
+    """Ranks that train: their processes, and the file of their output. What still runs at the end is killed."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         processes = [
@@ -30,10 +43,12 @@ def train_in_ranks(
         ]
         for process in processes:
             process.start()
-        _wait(processes)
-        text = output.read_text()
-        assert processes[0].exitcode == code, text
-        return text
+        try:
+            yield processes, output
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
 def _rank(
