@@ -5,6 +5,7 @@ Everything here is arithmetic on the numbers of a `Case`. An alternative is name
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from launcher.config import RunConfig
 from launcher.problems import Problem, error
@@ -146,7 +147,8 @@ def _around(case: Case, field: str) -> tuple[range, range]:
 
 def _first_that_fits(case: Case, field: str, values: range, rules: "tuple[Rule, ...]") -> int | None:
     def fits(value: int) -> bool:
-        changed = replace(case, **{field: value})
+        change: dict[str, Any] = {field: value}
+        changed = replace(case, **change)
         return all(rule.holds(changed) for rule in rules)
 
     return next((value for value in values if fits(value)), None)

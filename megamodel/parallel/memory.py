@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,9 @@ def offload_activations(blocks: Iterable[nn.Module]) -> None:
 
 def _computed_again(forward: Forward, selective: bool) -> Forward:
     """Keep the inputs of `forward`, and results of products if `selective`, and run it again in the backward pass."""
-    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _PRODUCTS)} if selective else {}
+    contexts: dict[str, Any] = {}
+    if selective:
+        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _PRODUCTS)
 
     @wraps(forward)
     def run(*args: object) -> Tensor:

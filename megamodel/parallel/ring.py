@@ -116,7 +116,8 @@ def _forward(q: Tensor, kv: Tensor, documents: Tensor | None, ring: _Ring) -> tu
         k, v = kv[:, :, :, pair.keys]
         block, block_lse = attend_block(q[:, :, pair.queries], k, v, pair.sight)
         if step == 0:
-            out, lse = block.to(block_lse.dtype), block_lse
+            # Copies: where selective checkpointing keeps a kernel's results, they must stay as they are.
+            out, lse = block.to(block_lse.dtype, copy=True), block_lse.clone()
         else:
             _merge(out[:, :, pair.queries], lse[:, :, pair.queries], block, block_lse)
         if coming is not None:
