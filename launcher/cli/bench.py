@@ -19,11 +19,19 @@ class Opponent(StrEnum):
     TRANSFORMERS = "transformers"
 
 
+class ContextMethod(StrEnum):
+    """How ranks attend over a sequence that they share."""
+
+    RING = "ring"
+    ULYSSES = "ulysses"
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     sub = typer.Typer(no_args_is_help=True, help="Measure one step, or the loader.")
     sub.command("step")(step)
     sub.command("loader")(loader)
+    sub.command("context")(context)
     app.add_typer(sub, name="bench")
 
 
@@ -74,6 +82,34 @@ def loader(
         _print(_loader_rows(result), result["command"])
 
 
+def context(
+    method: Annotated[ContextMethod, typer.Option(help="As parallel.cp_method.")] = ContextMethod.RING,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that share the sequence, as parallel.cp.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=2, help="Tokens of the sequence.")] = 32768,
+    heads: Annotated[int, typer.Option(min=1, help="Query heads.")] = 4,
+    kv_heads: Annotated[int, typer.Option(min=1, help="Key/value heads.")] = 4,
+    head_size: Annotated[int, typer.Option(min=1, help="Width of a head.")] = 16,
+    document_tokens: Annotated[int, typer.Option(min=0, help="Tokens of each packed document; 0: one document.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Memory and time of one attention over a long sequence, forward and backward, that ranks share.
+
+    Every rank's peak memory, its largest tensor and its time, beside those of one process that attends alone where
+    that fits, and how far the results are apart. On GPUs where there is one for each rank, else on the CPU.
+    """
+    from tools.bench.context import measure_context
+    from tools.bench.context_rank import Workload
+
+    workload = Workload(method.value, ranks, seq_len, heads, kv_heads, head_size, document_tokens)
+    result = measure_context(workload)
+    options = (f"--{name.replace('_', '-')}={value}" for name, value in vars(workload).items())
+    result["command"] = shlex.join(["megamodel", "bench", "context", *options])
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _print_context(result)
+
+
 def _command(name: str, config: Path, overrides: list[str] | None, *options: str) -> str:
     return shlex.join(["megamodel", "bench", name, str(config), *(overrides or []), *options])
 
@@ -118,3 +154,23 @@ def _print(rows: list[tuple[str, str]], command: str) -> None:
         table.add_row(*row)
     Console().print(table)
     typer.echo(f"again: {command}")
+
+
+def _print_context(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("process", "peak memory", "largest tensor", "time")
+    named = [(f"rank {rank}", figures) for rank, figures in enumerate(result["per_rank"])]
+    if result["alone"] is not None:
+        named.append(("one process, alone", result["alone"]))
+    for name, figures in named:
+        sizes = (f"{figures[key] / 2**20:,.1f} MiB" for key in ("peak_bytes", "largest_bytes"))
+        table.add_row(name, *sizes, f"{figures['seconds']:.2f} s")
+    Console().print(table)
+    typer.echo(f"{result['method']} on {result['device']}; the whole scores: {result['scores_bytes'] / 2**20:,.0f} MiB")
+    if result["alone"] is None:
+        typer.echo("one process alone has not the memory")
+    else:
+        typer.echo(f"values and gradients agree to {result['largest_difference']:.1e} of the largest")
+    typer.echo(f"again: {result['command']}")

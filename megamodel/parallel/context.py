@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megamodel.gpt import GPT
+from megamodel.layers.attention import Attend
 from megamodel.parallel.ring import ring_attention, zigzag
 from megamodel.parallel.ulysses import ulysses_attention
 
@@ -21,18 +22,23 @@ def tokens_of_rank(seq_len: int, ranks: int, rank: int, method: str) -> Tensor:
     return tokens.chunk(ranks)[rank] if method == "ulysses" else zigzag(tokens, ranks, rank, dim=0)
 
 
-def apply_context_parallel(model: GPT, group: dist.ProcessGroup, method: str) -> None:
-    """Let the blocks attend over the whole sequences, of which this rank computes `tokens_of_rank`.
+def context_attention(group: dist.ProcessGroup, method: str) -> Attend:
+    """Causal attention over whole sequences for the ranks of `group`, each with the queries of its `tokens_of_rank`.
 
-    `documents` given to the model are then those of the whole sequences, in their natural order. Messages cannot be
-    compiled: under torch.compile the attention is a break in each block's graph, so `fullgraph` has to be off.
+    `documents` are those of the whole sequences, in their natural order. Messages cannot be compiled: under
+    torch.compile the attention is a break in the graph, so `fullgraph` has to be off.
 
     Args:
-        model: a whole model or a part of one, in place.
         group: the ranks of the cp axis.
         method: "ring" or "ulysses".
     """
     attention = ulysses_attention if method == "ulysses" else ring_attention
-    attend = torch.compiler.disable(partial(attention, group=group))
+    attend: Attend = torch.compiler.disable(partial(attention, group=group))
+    return attend
+
+
+def apply_context_parallel(model: GPT, group: dist.ProcessGroup, method: str) -> None:
+    """Let the blocks of a model, or of a part of one, attend as `context_attention` does; in place."""
+    attend = context_attention(group, method)
     for block in model.blocks:
         block.self_attn.attend = attend
