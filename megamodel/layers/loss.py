@@ -8,9 +8,13 @@ from torch import Tensor, nn
 IGNORE_INDEX = -100
 """Target of a token that is not counted in the loss."""
 
-_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
-"""Logits computed at once, whatever the vocabulary. In fp32: 16 MiB on a CPU, whose caches are small; 256 MiB on a GPU,
-where fewer rows would leave the product waiting for memory."""
+_CHUNK_ELEMENTS = {"cpu": (2**22, 2**22), "cuda": (2**26, 2**28)}
+"""Least and most logits computed at once, whatever the vocabulary. In fp32: 16 MiB on a CPU, where more leave the
+caches and fewer read the head too often; 256 MiB to 1 GiB on a GPU."""
+
+_CHUNK_PER_HIDDEN = 8
+"""Logits computed at once for each element of the hidden states: with these, a chunk and its gradient take about the
+memory of what one block keeps of the same tokens for its backward pass."""
 
 
 class Vocabulary:
@@ -18,6 +22,10 @@ class Vocabulary:
 
     first = 0
     """Number of the first word."""
+
+    def most_words(self, own: int) -> int:
+        """The words of whoever has the most, where this process has `own`."""
+        return own
 
     def maximum(self, values: Tensor) -> Tensor:
         """The largest value over all who share the vocabulary."""
@@ -51,6 +59,15 @@ def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, vocab
     return _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N, needs_grad, vocabulary)
 
 
+def rows_at_once(x_ND: Tensor, words: int) -> int:
+    """Tokens whose logits exist at once: a function of the shapes alone, so that every run and every rank rounds alike.
+
+    Each chunk reads the head and adds to its gradient, so that a wide model wants more rows than a narrow one.
+    """
+    least, most = _CHUNK_ELEMENTS[x_ND.device.type]
+    return max(1, min(max(_CHUNK_PER_HIDDEN * x_ND.numel(), least), most) // words)
+
+
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -60,7 +77,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         total = x_ND.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x_ND) if needs_grad else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
-        step = max(1, _CHUNK_ELEMENTS[weight.device.type] // weight.shape[0])
+        step = rows_at_once(x_ND, vocabulary.most_words(weight.shape[0]))
         for start in range(0, x_ND.shape[0], step):
             rows = slice(start, start + step)
             loss, grad_logits = _chunk(x_ND[rows], weight, targets_N[rows], needs_grad, vocabulary)

@@ -85,7 +85,7 @@ def apply_tensor_parallel(model: GPT, group: dist.ProcessGroup) -> dict[str, Wit
             _replace(last, _dealt_out(last, group))
     if model.part.last:
         head = "embed_tokens.weight" if model.config.tie_word_embeddings else "lm_head.weight"
-        model.head_loss = _SharedHeadLoss(cuts[head].box.offset[0], group)
+        model.head_loss = _SharedHeadLoss(cuts[head], group)
     return cuts
 
 
@@ -184,8 +184,12 @@ def _dealt_out(linear: Linear, group: dist.ProcessGroup) -> Callable[[Tensor], T
 class _SharedVocabulary(Vocabulary):
     """The words of one rank of the tp axis."""
 
-    def __init__(self, first: int, group: dist.ProcessGroup) -> None:
-        self.first, self.group = first, group
+    def __init__(self, first: int, most: int, group: dist.ProcessGroup) -> None:
+        self.first, self.most, self.group = first, most, group
+
+    def most_words(self, own: int) -> int:
+        """See `Vocabulary`. All ranks cut their logits alike, though some may have a word more than others."""
+        return self.most
 
     def maximum(self, values: Tensor) -> Tensor:
         """See `Vocabulary`."""
@@ -201,9 +205,10 @@ class _SharedVocabulary(Vocabulary):
 class _SharedHeadLoss(HeadLoss):
     """The loss with each rank's words' logits on that rank alone; every rank gets the whole loss."""
 
-    def __init__(self, first_word: int, group: dist.ProcessGroup) -> None:
+    def __init__(self, head: Within, group: dist.ProcessGroup) -> None:
         super().__init__()
-        self.group, self.vocabulary = group, _SharedVocabulary(first_word, group)
+        most = -(-head.shape[0] // group.size())
+        self.group, self.vocabulary = group, _SharedVocabulary(head.box.offset[0], most, group)
 
     def forward(self, x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
         """See `head_cross_entropy`; takes this rank's tokens of `x_BTD` and all targets."""

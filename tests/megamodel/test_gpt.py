@@ -13,7 +13,7 @@ from megamodel.gpt import GPT
 from megamodel.init import initialize
 from megamodel.layers import loss as loss_module
 from megamodel.layers.attention import KVCache
-from megamodel.layers.loss import IGNORE_INDEX, head_cross_entropy
+from megamodel.layers.loss import IGNORE_INDEX, head_cross_entropy, rows_at_once
 from megamodel.parallel.shard import holdings
 from tests.megamodel.models import CONFIGS, our_model, random_weights
 
@@ -36,7 +36,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def chunked(monkeypatch: pytest.MonkeyPatch, rows: int, vocab: int = VOCAB) -> None:
-    monkeypatch.setitem(loss_module._CHUNK_ELEMENTS, "cpu", rows * vocab)
+    monkeypatch.setitem(loss_module._CHUNK_ELEMENTS, "cpu", (rows * vocab, rows * vocab))
 
 
 def head_inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -59,6 +59,13 @@ def test_head_cross_entropy_equals_torch(rows: int, monkeypatch: pytest.MonkeyPa
     assert head_cross_entropy(x, weight, targets).item() == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(x.grad, expected_x.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weight.grad, expected_weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wider_model_forms_more_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loss_module._CHUNK_ELEMENTS, "cpu", (2**10, 2**14))
+    rows = [rows_at_once(torch.empty(16, width, device="cpu"), words=64) for width in (1, 8, 16, 64, 128, 1024)]
+    assert rows == [16, 16, 32, 128, 256, 256]
+    assert rows_at_once(torch.empty(1, 1), words=10**6) == 1
 
 
 def test_head_cross_entropy_survives_huge_logits() -> None:
