@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-_PRELOADED = ["launcher.train.loop", "launcher.train.start"]
+_PRELOADED = ["launcher.train.loop", "launcher.train.start", "torch._inductor.compile_fx"]  # the last for DeepSpeed
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
 
