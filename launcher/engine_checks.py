@@ -12,7 +12,8 @@ def engine_problems(config: RunConfig) -> Iterator[Problem]:
     """What does not fit, and a note about each setting that has no effect."""
     yield from _zero(config)
     yield from _memory(config.engine)
-    yield from _compile(config.engine, config.parallel)
+    yield from _selective(config)
+    yield from _zero_bubble(config.engine, config.parallel)
     yield from _without_effect(config)
 
 
@@ -38,10 +39,39 @@ def _memory(engine: EngineConfig) -> Iterator[Problem]:
         yield note("engine.offload_activations", message + " unless engine.compile is set")
 
 
-def _compile(engine: EngineConfig, parallel: ParallelConfig) -> Iterator[Problem]:
-    if engine.compile and parallel.pp > 1 and parallel.pp_schedule == "zbv":
-        message = "a compiled block cannot be cut into the two backward passes of parallel.pp_schedule=zbv; "
-        yield error("engine.compile", message + "use 1f1b or interleaved_1f1b, or compile=false")
+def _selective(config: RunConfig) -> Iterator[Problem]:
+    """Where recomputing some operations and not others cannot work."""
+    engine, parallel = config.engine, config.parallel
+    if engine.activation_checkpointing != "selective":
+        return
+    if engine.name == "deepspeed" and engine.zero_stage == 3:
+        message = (
+            "with zero_stage=3 the backward pass gathers other parameters than the forward pass did, which selective"
+        )
+        yield error(
+            "engine.activation_checkpointing", f"{message} cannot follow; use full or every_nth, or zero_stage=2"
+        )
+    if _splits_backward(parallel):
+        message = "what selective kept serves one backward pass, and parallel.pp_schedule=zbv makes two of each;"
+        yield error("engine.activation_checkpointing", f"{message} use every_nth or full, or another schedule")
+
+
+def _splits_backward(parallel: ParallelConfig) -> bool:
+    return parallel.pp > 1 and parallel.pp_schedule == "zbv"
+
+
+def _zero_bubble(engine: EngineConfig, parallel: ParallelConfig) -> Iterator[Problem]:
+    """What the schedule that takes each backward pass apart does to blocks that are compiled or computed again."""
+    if not _splits_backward(parallel):
+        return
+    if engine.compile:
+        message = "a compiled block cannot be cut into the two backward passes of parallel.pp_schedule=zbv;"
+        yield error("engine.compile", f"{message} use 1f1b or interleaved_1f1b, or compile=false")
+    elif engine.activation_checkpointing in ("full", "every_nth"):
+        message = (
+            "blocks are computed again twice: once for each of the two backward passes of parallel.pp_schedule=zbv"
+        )
+        yield note("engine.activation_checkpointing", message)
 
 
 def _without_effect(config: RunConfig) -> Iterator[Problem]:
