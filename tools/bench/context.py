@@ -14,6 +14,9 @@ import torch
 from launcher.errors import CheckFailed, UserError
 from megamodel.parallel.context import tokens_of_rank
 from tools.bench.context_rank import Workload, alone, shared
+from tools.verify.progress import shown
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 def measure_context(workload: Workload) -> dict[str, Any]:
@@ -28,15 +31,13 @@ def measure_context(workload: Workload) -> dict[str, Any]:
         CheckFailed: a rank failed.
     """
     _check(workload)
-    with tempfile.TemporaryDirectory(prefix="megamodel-") as name:
-        folder = Path(name)
-        threads = max(1, (os.cpu_count() or 1) // workload.ranks)
-        _run([(shared, (workload, rank, folder, threads)) for rank in range(workload.ranks)])
+    with tempfile.TemporaryDirectory(prefix="megamodel-") as temporary:
+        folder = Path(temporary)
+        runs = _runs(workload, folder)
+        for name in shown(list(runs), lambda name: f"attention over {workload.seq_len:,} tokens, {name}"):
+            _run(runs[name])
         ranks = [_read(folder / f"rank_{rank}") for rank in range(workload.ranks)]
-        single = None
-        if _alone_bytes(workload) < _free_bytes(workload):
-            _run([(alone, (workload, folder, os.cpu_count() or 1))])
-            single = _read(folder / "alone")
+        single = _read(folder / "alone") if (folder / "alone").exists() else None
     element = 2 if workload.on_gpus else 4
     return {
         **asdict(workload),
@@ -64,7 +65,19 @@ def _check(workload: Workload) -> None:
         )
 
 
-def _run(calls: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+def _runs(workload: Workload, folder: Path) -> dict[str, list[Call]]:
+    """By name, what is to be measured one after the other: a call for each process."""
+    cores = os.cpu_count() or 1
+    threads = max(1, cores // workload.ranks)
+    runs: dict[str, list[Call]] = {
+        f"{workload.ranks} ranks": [(shared, (workload, rank, folder, threads)) for rank in range(workload.ranks)]
+    }
+    if _alone_bytes(workload) < _free_bytes(workload):
+        runs["one process alone"] = [(alone, (workload, folder, cores))]
+    return runs
+
+
+def _run(calls: list[Call]) -> None:
     """Make each call in a process of its own; when one fails, the others are ended."""
     context = multiprocessing.get_context("forkserver")  # imports torch once; nothing of this process is inherited
     context.set_forkserver_preload([shared.__module__])

@@ -100,7 +100,7 @@ def shared(workload: Workload, rank: int, folder: Path, threads: int) -> None:
     )
     assert dist.group.WORLD is not None
     attend = context_attention(dist.group.WORLD, workload.method)
-    result = _watch(
+    result = watch(
         workload, attend, device, partial(tokens_of_rank, ranks=workload.ranks, rank=rank, method=workload.method)
     )
     torch.save(result, folder / f"rank_{rank}")
@@ -110,7 +110,7 @@ def shared(workload: Workload, rank: int, folder: Path, threads: int) -> None:
 def alone(workload: Workload, folder: Path, threads: int) -> None:
     """Attend over the sequence in this process only, as `shared` does in several."""
     device = _prepare(workload, 0, threads)
-    torch.save(_watch(workload, causal_attention, device, torch.arange), folder / "alone")
+    torch.save(watch(workload, causal_attention, device, torch.arange), folder / "alone")
 
 
 def _prepare(workload: Workload, rank: int, threads: int) -> torch.device:
@@ -121,10 +121,14 @@ def _prepare(workload: Workload, rank: int, threads: int) -> torch.device:
     return torch.device("cuda", rank)
 
 
-def _watch(
+def watch(
     workload: Workload, attend: Callable[..., Tensor], device: torch.device, tokens_of: Callable[[int], Tensor]
 ) -> dict[str, Any]:
-    """One forward and backward pass: peak_bytes above what the process held before, largest_bytes, seconds, tensors."""
+    """One forward and backward pass by `attend`, of the tokens, among seq_len, that `tokens_of(seq_len)` names.
+
+    Returns peak_bytes above what the process held before, largest_bytes of one tensor, seconds, and tensors: the values
+    and the gradients of queries, keys and values.
+    """
     warm = replace(workload, seq_len=2 * workload.ranks)
     with LargestTensor():  # imports, loads kernels, connects ranks
         _attend(warm, attend, device, tokens_of(warm.seq_len))
