@@ -96,8 +96,10 @@ def _fit(convention: _Convention, config: ModelConfig, names: Mapping[str, str])
     """Compare with what stands behind the best prefix; foreign constants and what has another prefix are left out."""
     prefixes = {name.removesuffix(convention.table) for name in names if name.endswith(convention.table)}
     prefix = max(sorted(prefixes) or [""], key=lambda start: sum(start + name in names for name in convention.expected))
-    inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    left_out = sorted(name for name in names if not name.startswith(prefix))
+    first_words = {name.split(".")[0] for name in convention.expected} | {convention.head.split(".")[0]}
+    belongs = {n for n in names if n.startswith(prefix) and n.removeprefix(prefix).split(".")[0] in first_words}
+    inside = {name.removeprefix(prefix) for name in belongs}
+    left_out = sorted(names.keys() - belongs)
     unknown = {name for name in inside - convention.expected.keys() if not name.endswith(_CONSTANTS)}
     copies = unknown & {convention.head} if config.tie_word_embeddings else set()
     missing = [name for name in convention.expected if name not in inside]

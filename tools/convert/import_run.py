@@ -105,7 +105,7 @@ def find_folder(source: Path) -> Path:
     """The folder that holds the tensors: `source` or what its `latest` names. UserError lists what was looked for."""
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give that of a checkpoint of DeepSpeed or of torch.")
-    if (source / METADATA).is_file() or (source / ZERO).is_dir() or any(source.glob("*model_states.pt")):
+    if (source / METADATA).is_file() or (source / ZERO).is_dir() or any(source.glob("*_states.pt")):
         return source
     for pointer in (source / "latest", source / "latest_universal"):
         if pointer.is_file():
@@ -117,7 +117,7 @@ def find_folder(source: Path) -> Path:
         raise CheckpointError(f"{source / METADATA} is missing: that save was not completed; take another one")
     near = next(look_for_dcp(source), None)
     raise UserError(
-        f"{source} is no checkpoint known here: it has neither `latest` nor *_model_states.pt nor zero/ (DeepSpeed), "
+        f"{source} is no checkpoint known here: it has neither `latest` nor *_states.pt nor zero/ (DeepSpeed), "
         f"nor {METADATA} (torch.distributed.checkpoint)" + (f"; {near} has one, give that." if near else ".")
     )
 

@@ -1,9 +1,11 @@
 """Read a DeepSpeed universal checkpoint: a folder a parameter, with its fp32 value and moments whole."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from megamodel.errors import CheckpointError
@@ -18,24 +20,50 @@ OPTIMIZER_STATE = "optimizer_state.pt"
 
 def read_universal(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
     """What the `zero` folder holds; CheckpointError names the file that is missing or damaged."""
+    model = _model_states(folder, advance)
+    shapes = _shapes(model)
     parameters = sorted(path for path in (folder / ZERO).iterdir() if path.is_dir())
-    tensors = {"param": {path.name: _tensor(path / "fp32.pt", advance) for path in parameters}}
     trained = [path for path in parameters if any((path / f"{moment}.pt").exists() for moment in MOMENTS)]
-    if not trained or weights_only:
-        return Foreign(folder, "DeepSpeed universal checkpoint", tensors, None, _global_step(folder, advance))
-    for moment in MOMENTS:
-        tensors[moment] = {path.name: _tensor(path / f"{moment}.pt", advance) for path in trained}
-    step = one_step(folder, _steps(folder, trained, advance))
-    return Foreign(folder, "DeepSpeed universal checkpoint", tensors, step, _global_step(folder, advance))
+    tensors = {"param": {path.name: _tensor(path / "fp32.pt", shapes, advance) for path in parameters}}
+    step = None
+    if trained and not weights_only:
+        for moment in MOMENTS:
+            tensors[moment] = {path.name: _tensor(path / f"{moment}.pt", shapes, advance) for path in trained}
+        step = one_step(folder, _steps(folder, trained, advance))
+    global_step = model.get("global_steps")
+    return Foreign(folder, "DeepSpeed universal checkpoint", tensors, step, global_step)
 
 
-def _tensor(path: Path, advance: Advance) -> ForeignTensor:
+def _model_states(folder: Path, advance: Advance) -> Mapping[str, Any]:
+    path = next(iter(sorted(folder.glob("*model_states.pt"))), None)
+    content = load_torch_file(path, advance) if path is not None else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """DeepSpeed's converter leaves what stage 3 saved as rows of elements; their shapes stand beside the model."""
+    found = model.get("param_shapes")
+    groups = found if isinstance(found, list) else [found]
+    return {
+        name: tuple(shape)
+        for group in groups
+        if isinstance(group, dict)
+        for name, shape in group.items()
+        if isinstance(shape, torch.Size)
+    }
+
+
+def _tensor(path: Path, shapes: Mapping[str, tuple[int, ...]], advance: Advance) -> ForeignTensor:
     content = load_torch_file(path, advance)
     value = content.get("param") if isinstance(content, dict) else content
     if not isinstance(value, Tensor):
         raise CheckpointError(f"{path}: holds no tensor")
-    shape = tuple(value.shape)
-    return ForeignTensor(shape, (Piece(Box((0,) * len(shape), shape), path, lambda: value),))
+    shape = shapes.get(path.parent.name, tuple(value.shape))
+    flat = tuple(value.shape) == (math.prod(shape),)
+    if not flat and tuple(value.shape) != shape:
+        raise CheckpointError(f"{path}: {list(value.shape)}, and by the model's file it is {list(shape)}")
+    box = Box((0,) * value.dim(), tuple(value.shape))
+    return ForeignTensor(shape, (Piece(box, path, lambda: value),), flat)
 
 
 def _steps(folder: Path, parameters: list[Path], advance: Advance) -> dict[str, float]:
@@ -57,11 +85,3 @@ def _number(path: Path, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise CheckpointError(f"{path}: a number of steps was expected") from None
-
-
-def _global_step(folder: Path, advance: Advance) -> int | None:
-    for path in sorted(folder.glob("*model_states.pt")):
-        content = load_torch_file(path, advance)
-        step = content.get("global_steps") if isinstance(content, dict) else None
-        return step if isinstance(step, int) else None
-    return None

@@ -26,6 +26,10 @@ _CUT_FURTHER = ("layer_*_model_states.pt", "expp_rank_*_optim_states.pt", "*mp_r
 _UNIVERSAL = "make a universal checkpoint of it with DeepSpeed's ds_to_universal.py and import that"
 
 
+Shapes = list[dict[str, tuple[int, ...]]]
+"""Of each group's parameters, in the order in which they were cut."""
+
+
 @dataclass(frozen=True)
 class _RankFile:
     """One rank's optimizer file: for each group of parameters the fp32 values and the state, cut flat."""
@@ -34,7 +38,8 @@ class _RankFile:
     stage: int
     values: list[Tensor]
     states: Sequence[Mapping[str, Any]]
-    fragments: Sequence[Mapping[str, Any]]
+    fillings: Sequence[Sequence[int]]
+    """Stages 1 and 2: elements without meaning behind each parameter of each group."""
     ranks: int
 
 
@@ -49,12 +54,12 @@ def read_zero(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
     files = _rank_files(folder)
     if not files:
         return _without_zero(folder, model_file, model)
-    ranks = [_rank_file(path, advance) for path in files]
-    _check_ranks(folder, ranks, model)
+    shapes = _shapes(model_file, model)
+    ranks = [_rank_file(path, shapes, advance) for path in files]
+    _check_ranks(ranks, shapes, model)
     frozen = next(iter(model.get("frozen_param_shapes") or {}), None)
     if frozen:
         raise CheckpointError(f"{model_file}: {frozen} and maybe others are frozen; megamodel trains every parameter")
-    shapes = [{name: tuple(shape) for name, shape in group.items()} for group in model["param_shapes"]]
     stage = ranks[0].stage
     tensors = {"param": _tensors(ranks, shapes, "param")}
     if not weights_only:
@@ -72,6 +77,13 @@ def _model_states(folder: Path, advance: Advance) -> tuple[Path, dict[str, Any]]
     if not isinstance(content, dict) or "module" not in content:
         raise CheckpointError(f"{path}: not what DeepSpeed writes, it has no `module`")
     return path, content
+
+
+def _shapes(path: Path, model: Mapping[str, Any]) -> Shapes:
+    try:
+        return [{name: tuple(map(int, shape)) for name, shape in group.items()} for group in model["param_shapes"]]
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise CheckpointError(f"{path}: not what DeepSpeed writes beside ZeRO's files, its param_shapes") from None
 
 
 def _rank_files(folder: Path) -> list[Path]:
@@ -98,17 +110,20 @@ def _named_like(path: Path, rank: int) -> Path:
     return path.with_name(re.sub(r"pp_rank_\d+", f"pp_rank_{rank}", path.name))
 
 
-def _rank_file(path: Path, advance: Advance) -> _RankFile:
+def _rank_file(path: Path, shapes: Shapes, advance: Advance) -> _RankFile:
     content = load_torch_file(path, advance)
     try:
         optimizer = content["optimizer_state_dict"]
         if "fp32_flat_groups" in optimizer:
             stage, values, base = 3, optimizer["fp32_flat_groups"], optimizer["optimizer_state_dict"]
-            fragments: list[Mapping[str, Any]] = []
+            fillings: list[list[int]] = []
         else:
             values, base = optimizer["single_partition_of_fp32_groups"], optimizer["base_optimizer_state"]
             stage = optimizer["zero_stage"].args[0] if "zero_stage" in optimizer else 1
-            fragments = optimizer["param_slice_mappings"]
+            names = [len(group) for group in shapes]
+            fillings = optimizer.get("param_alignment_paddings") or [[0] * count for count in names]
+            if [len(filling) for filling in fillings] != names:
+                raise ValueError("param_alignment_paddings of other parameters")
         groups = base["param_groups"]
         states = [
             {"step": groups[min(number, len(groups) - 1)].get("step"), **base["state"].get(number, {})}
@@ -121,10 +136,10 @@ def _rank_file(path: Path, advance: Advance) -> _RankFile:
             f"{path}: not the optimizer file of a DeepSpeed that is known here ({type(error).__name__}: {error}); "
             + _UNIVERSAL
         ) from None
-    return _RankFile(path, stage, values, states, fragments, ranks)
+    return _RankFile(path, stage, values, states, fillings, ranks)
 
 
-def _check_ranks(folder: Path, ranks: list[_RankFile], model: Mapping[str, Any]) -> None:
+def _check_ranks(ranks: list[_RankFile], shapes: Shapes, model: Mapping[str, Any]) -> None:
     expected = max([model.get("dp_world_size") or 0, *(rank.ranks for rank in ranks)])
     if len(ranks) < expected:
         missing = _named_like(ranks[0].path, len(ranks))
@@ -132,8 +147,10 @@ def _check_ranks(folder: Path, ranks: list[_RankFile], model: Mapping[str, Any])
     if len(ranks) > expected:
         raise CheckpointError(f"{ranks[expected].path}: of another save, for this one was made by {expected} ranks")
     for rank in ranks:
-        if (rank.stage, len(rank.values)) != (ranks[0].stage, len(ranks[0].values)):
-            raise CheckpointError(f"{rank.path}: of another save than {ranks[0].path.name}: another stage, or groups")
+        if (rank.stage, len(rank.values)) != (ranks[0].stage, len(shapes)):
+            raise CheckpointError(
+                f"{rank.path}: of another save than the model's file: another stage, or other groups of parameters"
+            )
 
 
 def _flat(rank: _RankFile, group: int, kind: str) -> Tensor:
@@ -148,7 +165,7 @@ def _flat(rank: _RankFile, group: int, kind: str) -> Tensor:
     return tensor.flatten()
 
 
-def _tensors(ranks: list[_RankFile], shapes: list[dict[str, tuple[int, ...]]], kind: str) -> dict[str, ForeignTensor]:
+def _tensors(ranks: list[_RankFile], shapes: Shapes, kind: str) -> dict[str, ForeignTensor]:
     pieces = _pieces_3 if ranks[0].stage == 3 else _pieces_1
     found: dict[str, list[Piece]] = {name: [] for group in shapes for name in group}
     for name, piece in pieces(ranks, shapes, kind):
@@ -162,29 +179,26 @@ def _tensors(ranks: list[_RankFile], shapes: list[dict[str, tuple[int, ...]]], k
     }
 
 
-def _pieces_1(
-    ranks: list[_RankFile], shapes: list[dict[str, tuple[int, ...]]], kind: str
-) -> Iterator[tuple[str, Piece]]:
-    """Stages 1 and 2: the fragments of a parameter follow each other in the order of the ranks."""
-    so_far: dict[str, int] = {}
-    for rank in ranks:
-        for group, fragments in enumerate(rank.fragments):
-            flat = _flat(rank, group, kind)
-            for name, address in fragments.items():
-                start, count = address["start"], address["numel"]
-                begin = so_far.get(name, 0)
-                so_far[name] = begin + count
-                yield name, _piece(rank.path, flat, name, start, begin, count)
+def _pieces_1(ranks: list[_RankFile], shapes: Shapes, kind: str) -> Iterator[tuple[str, Piece]]:
+    """Stages 1 and 2: the ranks' parts make up a row of all parameters in the order of the model file's shapes.
+
+    The files also name fragments, but wrongly with round_robin_gradients (DeepSpeed 0.19.8).
+    """
+    for group, names in enumerate(shapes):
+        flats = [_flat(rank, group, kind) for rank in ranks]
+        each = max(flat.numel() for flat in flats)  # the filling at the end of the row may have been left out
+        start = 0
+        for (name, shape), filling in zip(names.items(), ranks[0].fillings[group], strict=True):
+            end = start + math.prod(shape)
+            for number, (rank, flat) in enumerate(zip(ranks, flats, strict=True)):
+                first, last = max(start, number * each), min(end, (number + 1) * each)
+                if first < last:
+                    yield name, _piece(rank.path, flat, name, first - number * each, first - start, last - first)
+            start = end + filling
 
 
-def _pieces_3(
-    ranks: list[_RankFile], shapes: list[dict[str, tuple[int, ...]]], kind: str
-) -> Iterator[tuple[str, Piece]]:
+def _pieces_3(ranks: list[_RankFile], shapes: Shapes, kind: str) -> Iterator[tuple[str, Piece]]:
     """Stage 3: each rank has an equal part of each parameter; what lies beyond its end is filling."""
-    if len(shapes) != len(ranks[0].values):
-        raise CheckpointError(
-            f"{ranks[0].path}: {len(ranks[0].values)} groups of parameters, the model has {len(shapes)}"
-        )
     for number, rank in enumerate(ranks):
         for group, names in enumerate(shapes):
             flat, start = _flat(rank, group, kind), 0
