@@ -4,9 +4,14 @@ import json
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tools.verify.layouts import GRAMMAR
+
+if TYPE_CHECKING:
+    from tools.bench.layouts import Measured
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of a run, such as configs/runs/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
@@ -28,10 +33,12 @@ class ContextMethod(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    sub = typer.Typer(no_args_is_help=True, help="Measure one step, or the loader.")
+    sub = typer.Typer(no_args_is_help=True, help="Measure steps, layouts, the start, or the loader.")
     sub.command("step")(step)
     sub.command("loader")(loader)
     sub.command("context")(context)
+    sub.command("layouts")(layouts)
+    sub.command("start")(start)
     app.add_typer(sub, name="bench")
 
 
@@ -108,6 +115,117 @@ def context(
         typer.echo(json.dumps(result))
     else:
         _print_context(result)
+
+
+def layouts(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    layouts: Annotated[
+        str | None,
+        typer.Option(help=f"Comma-separated names; default: those that this machine holds. In a name, {GRAMMAR}."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps to take the median of.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Time of a step, peak memory of a rank and bytes sent on each axis, for each layout, on random tokens.
+
+    Every layout computes the same global batch. Bytes are counted from the collectives that a step really starts, and
+    are what each rank must send at least: 2 (n-1)/n of an all-reduce, (n-1)/n of the output of an all-gather, of the
+    input of a reduce-scatter or an all-to-all, all of what goes to one other rank.
+    """
+    from dataclasses import asdict
+
+    from launcher.config import RunConfig
+    from launcher.yaml_config import load
+    from tools.bench.layouts import measure_layouts
+    from tools.verify.layouts import default_layouts, most_ranks, parse_layouts
+
+    run = load(config, RunConfig, overrides or []).value
+    chosen = parse_layouts(layouts) if layouts is not None else default_layouts(most_ranks(run.engine))
+    found = measure_layouts(config, run, overrides or [], chosen, rounds)
+    options = ["--layouts", layouts] if layouts is not None else []
+    command = _command("layouts", config, overrides, *options, "--rounds", str(rounds))
+    if as_json:
+        typer.echo(json.dumps({"layouts": [asdict(one) for one in found], "command": command}))
+    else:
+        _print_layouts(found, command)
+
+
+def _print_layouts(found: "list[Measured]", command: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("layout", "ranks", "micro-batch", "step", "to single", "rank's peak", "sent by a rank in a step"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        if one.refused:
+            table.add_row(one.layout, str(one.ranks), str(one.micro_batch_size), "", "", "", "refused")
+            continue
+        sent = "\n".join(f"{axis} {size / 1e6:,.3f} MB" for axis, size in one.bytes_by_axis.items())
+        figures = (f"{one.milliseconds:,.1f} ms", f"{one.ratio:.2f}", f"{one.peak_bytes / 1e6:,.0f} MB", sent)
+        table.add_row(one.layout, str(one.ranks), str(one.micro_batch_size), *figures)
+    console = Console()
+    console.print(table)
+    for one in found:
+        if one.refused:
+            console.print(f"{one.layout} is refused: {one.refused}", markup=False, soft_wrap=True)
+    typer.echo(f"again: {command}")
+
+
+def start(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    simulate: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="RANKS", help="Trace one of so many ranks, without memory and without the others."),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=0, help="With --simulate: which one.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What a rank holds when training starts: really, on engine.ranks ranks, or traced for one rank of a large job."""
+    from launcher.config import RunConfig
+    from launcher.errors import UserError
+    from launcher.yaml_config import load
+    from tools.bench.start import measure_start, trace_start
+
+    run = load(config, RunConfig, overrides or []).value
+    if simulate is None:
+        result = measure_start(config, run, overrides or [])
+        options: list[str] = []
+    elif rank >= simulate:
+        raise UserError(f"--rank {rank} is none of {simulate} ranks, which count from 0")
+    else:
+        result = trace_start(run, simulate, rank)
+        options = ["--simulate", str(simulate), "--rank", str(rank)]
+    result["command"] = _command("start", config, overrides, *options)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _print(_measured_start_rows(result) if simulate is None else _start_rows(result), result["command"])
+
+
+def _start_rows(rank: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        *([("layout", f"{rank['layout']}; rank {rank['rank']}")] if "layout" in rank else []),
+        ("parameters", f"{rank['parameter_bytes'] / 1e9:,.3f} GB"),
+        ("gradients", f"{rank['gradient_bytes'] / 1e9:,.3f} GB"),
+        ("moments", f"{rank['moment_bytes'] / 1e9:,.3f} GB"),
+        ("largest whole parameter", f"{rank['largest_parameter_bytes'] / 1e9:,.3f} GB"),
+        ("most at once while starting", f"{rank['peak_bytes'] / 1e9:,.3f} GB"),
+    ]
+
+
+def _measured_start_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    ranks = result["ranks"]
+    most = {name: max(rank[name] for rank in ranks) for name in ranks[0]}
+    return [
+        ("ranks", str(len(ranks))),
+        *((f"{name}, of one rank", value) for name, value in _start_rows(most)),
+        ("all ranks together, at most", f"{result['total_bytes'] / 1e9:,.3f} GB, with interpreters and libraries"),
+        ("time", f"{most['seconds_to_start']:.1f} s"),
+    ]
 
 
 def _command(name: str, config: Path, overrides: list[str] | None, *options: str) -> str:

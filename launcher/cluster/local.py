@@ -16,15 +16,16 @@ from launcher.cluster.rendezvous import LOST_OTHERS, RENDEZVOUS
 _SAME_REASON_SECONDS = 0.5
 
 
-def start_local(arguments: Sequence[str], ranks: int, logs: Path) -> int:
-    """Run `python -m launcher.train ARGUMENTS` on `ranks` processes; return the exit code for the command.
+def start_local(arguments: Sequence[str], ranks: int, logs: Path, module: str = "launcher.train") -> int:
+    """Run `python -m MODULE ARGUMENTS` on `ranks` processes; return the exit code for the command.
 
     Rank 0 writes to this terminal, the others to files in `logs`. When one rank fails the rest are ended, and what the
     failed one last said is shown. SIGTERM and SIGINT are passed on; if this process is killed, the ranks die with it.
     """
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="megamodel-") as meeting_place:
-        processes = [_start(arguments, rank, ranks, Path(meeting_place) / "store", logs) for rank in range(ranks)]
+        store = Path(meeting_place) / "store"
+        processes = [_start([module, *arguments], rank, ranks, store, logs) for rank in range(ranks)]
         with _passing_signals_on(processes):
             failed = _watch(processes)
         if failed is None:
@@ -33,7 +34,7 @@ def start_local(arguments: Sequence[str], ranks: int, logs: Path) -> int:
         return _explain(failed, processes[failed].returncode, logs)
 
 
-def _start(arguments: Sequence[str], rank: int, ranks: int, store: Path, logs: Path) -> "subprocess.Popen[bytes]":
+def _start(command: Sequence[str], rank: int, ranks: int, store: Path, logs: Path) -> "subprocess.Popen[bytes]":
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     environment = {
@@ -42,12 +43,11 @@ def _start(arguments: Sequence[str], rank: int, ranks: int, store: Path, logs: P
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
         RENDEZVOUS: f"file://{store}",
     }
-    command = [sys.executable, "-m", "launcher.train", *arguments]
     with contextlib.ExitStack() as stack:
         output = None if rank == 0 else stack.enter_context((logs / f"rank_{rank}.log").open("ab"))
         error = None if rank == 0 else subprocess.STDOUT
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", *command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

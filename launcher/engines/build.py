@@ -17,9 +17,12 @@ ENGINES: dict[str, type[Engine]] = {
 }
 
 
-def build_engine(config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> Engine:
-    """The engine that `engine.name` asks for, its model initialised from (seed, parameter names)."""
+def engine_class(config: RunConfig) -> type[Engine]:
+    """The engine that `engine.name` and the layout ask for."""
     engine = ENGINES[config.engine.name]
-    if engine is FsdpEngine and config.parallel.pp > 1:
-        engine = PipelineEngine
-    return engine(config, ranks, eos_id)
+    return PipelineEngine if engine is FsdpEngine and config.parallel.pp > 1 else engine
+
+
+def build_engine(config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> Engine:
+    """That engine, its model initialised from (seed, parameter names)."""
+    return engine_class(config)(config, ranks, eos_id)
