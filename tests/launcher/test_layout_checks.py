@@ -12,6 +12,8 @@ from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.layout import layout_of
 from launcher.layout_checks import RULES, Case, layout_problems, problems_of
+from launcher.yaml_config import load
+from tests.conftest import ROOT
 
 MODEL = {
     "vocab_size": 512,
@@ -224,3 +226,11 @@ def _torch_takes():
         dist.destroy_process_group()
     dist.init_process_group("fake", rank=0, world_size=1, store=FakeStore())
     return found
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("llama3-8b-64gpu", 64), ("llama3-8b-64gpu", 128), ("llama3-1b-8gpu", 8)])
+def test_the_examples_fit_the_ranks_that_they_are_made_for(name, ranks):
+    config = load(ROOT / f"configs/runs/{name}.yaml", RunConfig).value
+    assert refused(config, ranks) == {}
+    assert layout_of(config, ranks).world_size == ranks
+    assert refused(config, ranks + 3).keys() >= {"parallel.dp_shard" if config.parallel.dp_shard else "parallel.pp"}
