@@ -13,6 +13,7 @@ def engine_problems(config: RunConfig) -> Iterator[Problem]:
     yield from _zero(config)
     yield from _memory(config.engine)
     yield from _selective(config)
+    yield from _compile(config)
     yield from _zero_bubble(config.engine, config.parallel)
     yield from _without_effect(config)
 
@@ -54,6 +55,18 @@ def _selective(config: RunConfig) -> Iterator[Problem]:
     if _splits_backward(parallel):
         message = "what selective kept serves one backward pass, and parallel.pp_schedule=zbv makes two of each;"
         yield error("engine.activation_checkpointing", f"{message} use every_nth or full, or another schedule")
+
+
+def _compile(config: RunConfig) -> Iterator[Problem]:
+    """Where a block's graph has a break, which the compiler does not carry across into what is computed again."""
+    engine, breaks = config.engine, []
+    if config.parallel.cp > 1:
+        breaks.append("the messages of parallel.cp")
+    if engine.name == "deepspeed" and engine.zero_stage == 3:
+        breaks.append("the gathering of zero_stage=3")
+    if engine.compile and breaks and engine.activation_checkpointing in ("full", "every_nth", "selective"):
+        message = f"has no effect on blocks that are computed again, for {' and '.join(breaks)} cannot be compiled;"
+        yield note("engine.compile", f"{message} activation_checkpointing=memory_budget can be")
 
 
 def _splits_backward(parallel: ParallelConfig) -> bool:

@@ -121,6 +121,13 @@ def test_what_is_refused_next_to_it_fits(engine, parallel):
             "moves only the inputs of blocks",
         ),
         ({"name": "fsdp", "activation_checkpointing": "full"}, ZBV, "engine.activation_checkpointing", "twice"),
+        (
+            {"name": "fsdp", "activation_checkpointing": "full", "compile": True},
+            {"cp": 2},
+            "engine.compile",
+            "messages",
+        ),
+        ({**ZERO3, "activation_checkpointing": "full", "compile": True}, {}, "engine.compile", "gathering"),
     ],
 )
 def test_what_has_no_effect_or_another_than_meant_is_noted(engine, parallel, setting, reader):
