@@ -36,7 +36,7 @@ def _being_written(run: Path) -> set[Path]:
 
 
 def _kill_in_a_save(config: Path, run: Path, chance: random.Random, ranks: int, overrides: list[str]) -> bool:
-    """Train from where the run stands, and SIGKILL all ranks in the first save; True when that came before the commit."""
+    """Train on, and SIGKILL all ranks in the first save; True when that came before the commit."""
     before = _being_written(run)
     with training_ranks(config, *overrides, ranks=ranks) as (processes, output):
         deadline = time.monotonic() + 120
