@@ -62,16 +62,16 @@ def tiny_run(tiny_data, tmp_path):
     return functools.partial(write_run, tiny_data, tmp_path)
 
 
-def write_run(data: Path, folder: Path, model=LLAMA, **groups) -> Path:
+def write_run(shards: Path, folder: Path, model=LLAMA, **groups) -> Path:
     """Write a small run configuration over `tiny_data` into a folder, in which the run will lie; return its path."""
     config = {
         "run_dir": str(folder / "run"),
         "seed": 7,
         "model": model,
         "data": {
-            "tokenizer": str(data / "tokenizer"),
-            "sources": [{"path": str(data / "train")}],
-            "validation": [{"path": str(data / "validation")}],
+            "tokenizer": str(shards / "tokenizer"),
+            "sources": [{"path": str(shards / "train")}],
+            "validation": [{"path": str(shards / "validation")}],
         },
         "train": {
             "steps": 20,
