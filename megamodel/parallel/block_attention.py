@@ -39,6 +39,7 @@ def attend_block(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> tuple[Tensor,
     if sight.documents is None:
         return kernel_forward(q, k, v, sight.causal, None)
     pieces = [_attend_rows(q, k, v, sight, rows) for rows in _ranges_of_rows(q, k)]
+    pieces.reverse()
     return torch.cat([out for out, _ in pieces], dim=2), torch.cat([lse for _, lse in pieces], dim=2)
 
 
@@ -61,8 +62,12 @@ def attend_block_backward(rows: Rows, k: Tensor, v: Tensor, sight: Sight) -> Gra
 
 
 def _ranges_of_rows(q: Tensor, k: Tensor) -> list[slice]:
+    """The last rows first: under a causal mask they see most keys, and the memory they leave serves those after them.
+
+    The other way round no piece fits where the one before lay, and the allocator takes many times a piece.
+    """
     count = max(1, _MASK_ELEMENTS[q.device.type] // (q.shape[0] * k.shape[2]))
-    return [slice(start, min(start + count, q.shape[2])) for start in range(0, q.shape[2], count)]
+    return [slice(start, min(start + count, q.shape[2])) for start in range(0, q.shape[2], count)][::-1]
 
 
 def _keys_of(rows: slice, k: Tensor, sight: Sight) -> slice:
