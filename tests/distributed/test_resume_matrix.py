@@ -53,7 +53,7 @@ def trained(tiny_data, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("model", "source", "target"), _pairs())
+@pytest.mark.parametrize(("model", "source", "target"), list(_pairs()))
 def test_saved_in_one_layout_continued_in_another(trained, tmp_path, model, source, target):
     config, undisturbed = trained(model, "single", LAST)
     _, saved = trained(model, source, SAVED)
