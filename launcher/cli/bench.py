@@ -11,6 +11,7 @@ import typer
 from tools.verify.layouts import GRAMMAR
 
 if TYPE_CHECKING:
+    from tools.bench.activations import Kept
     from tools.bench.layouts import Measured
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of a run, such as configs/runs/quickstart.yaml.")]
@@ -39,6 +40,7 @@ def register(app: typer.Typer) -> None:
     sub.command("context")(context)
     sub.command("layouts")(layouts)
     sub.command("start")(start)
+    sub.command("activations")(activations)
     app.add_typer(sub, name="bench")
 
 
@@ -204,6 +206,46 @@ def start(
         typer.echo(json.dumps(result))
     else:
         _print(_measured_start_rows(result) if simulate is None else _start_rows(result), result["command"])
+
+
+def activations(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes to take the median of.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """What each engine.activation_checkpointing keeps of one micro-batch for the backward pass, and what it costs.
+
+    With engine.compile=true also within memory budgets, and on a GPU with engine.offload_activations.
+    """
+    from dataclasses import asdict
+
+    from launcher.config import RunConfig
+    from launcher.yaml_config import load
+    from tools.bench.activations import measure_activations
+
+    found = measure_activations(load(config, RunConfig, overrides or []).value, rounds)
+    command = _command("activations", config, overrides, "--rounds", str(rounds))
+    if as_json:
+        typer.echo(json.dumps({"modes": [asdict(one) for one in found], "command": command}))
+    else:
+        _print_activations(found, command)
+
+
+def _print_activations(found: "list[Kept]", command: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("mode", "kept of a micro-batch", "share", "time of forward and backward")
+    for one in found:
+        mode = ", ".join(str(value) for value in one.settings.values() if value is not True)
+        mode += ", offloaded" * one.settings.get("offload_activations", False)
+        share, ratio = one.bytes / found[0].bytes, one.milliseconds / found[0].milliseconds
+        table.add_row(
+            mode, f"{one.bytes / 2**20:,.1f} MiB", f"{share:.0%}", f"x {ratio:.2f} ({one.milliseconds:,.0f} ms)"
+        )
+    Console().print(table)
+    typer.echo(f"again: {command}")
 
 
 def _start_rows(rank: dict[str, Any]) -> list[tuple[str, str]]:
