@@ -13,7 +13,7 @@ from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.deepspeed_json import contradictions, deepspeed_json
 from launcher.engines.base import Engine, StepOutput
-from launcher.engines.deepspeed_package import import_deepspeed, refusal, require_async_io
+from launcher.engines.deepspeed_package import import_deepspeed, refusal, require_async_io, sharded_from_birth
 from launcher.engines.deepspeed_state import flat_state
 from launcher.engines.torch_engine import block_settings
 from launcher.errors import UserError
@@ -65,7 +65,7 @@ class DeepSpeedEngine(Engine):
         With stage 3 a module's parameters are whole only while that module is made.
         """
         if self.stage == 3:
-            with self._deepspeed.zero.Init(config_dict_or_path=self.json):  # it takes the type from there
+            with sharded_from_birth(self.json):
                 model = GPT(self.config.model, self.dtype)
             # The head multiplies with a weight of another module, or with one outside its module's forward pass.
             head = model.embed_tokens if self.config.model.tie_word_embeddings else model.lm_head

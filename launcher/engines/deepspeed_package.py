@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,22 @@ def _share_world(timeout: timedelta) -> None:
 
     if groups._WORLD_GROUP is None:
         groups._WORLD_GROUP = dist.new_group(timeout=timeout)
+
+
+def sharded_from_birth(json: dict[str, Any]) -> AbstractContextManager[None]:
+    """While it lasts, modules that are made keep this rank's part of their parameters only, for ZeRO-3; no values.
+
+    DeepSpeed's own context sends rank 0's values of every parameter to all ranks. Here every rank draws its own part
+    afterwards, so what would be sent is not even written: it neither travels nor takes memory.
+    """
+    from deepspeed import zero
+
+    class Init(zero.Init):
+        def _zero_init_param(self, parameter: Any) -> None:
+            self._convert_to_deepspeed_param(parameter)
+            parameter.partition()
+
+    return Init(config_dict_or_path=json)
 
 
 def require_async_io() -> None:
@@ -91,6 +108,10 @@ class _Asked(dict[str, Any]):
 
 
 def _in_a_line(error: Exception) -> str:
-    if hasattr(error, "errors"):  # pydantic: where and what, without its web address
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return " ".join(str(error).split()) or type(error).__name__
+    if not hasattr(error, "errors"):
+        return " ".join(str(error).split()) or type(error).__name__
+    mistakes = []
+    for mistake in error.errors():  # pydantic's
+        what = "is no key that DeepSpeed knows" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+        mistakes.append(f"{'.'.join(map(str, mistake['loc']))}: {what}")
+    return "; ".join(mistakes)

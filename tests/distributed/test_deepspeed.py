@@ -1,11 +1,18 @@
 """ZeRO beside the other engines: the same weights, losses, norms and checkpoints, whatever it shards and offloads."""
 
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from megamodel.checkpoint import load_weights
 from tests.conftest import GPT2, LLAMA, metrics_of
-from tests.ranks import train_in_ranks
+from tests.ranks import in_ranks, train_in_ranks
 
 # Models of this size would never be sharded: DeepSpeed keeps small parameters whole between the steps.
 SHARD_ALL = "engine.deepspeed.raw={zero_optimization: {stage3_param_persistence_threshold: 0}}"
@@ -133,7 +140,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny_run, tmp_path, stage):
 def test_what_deepspeed_would_ignore_or_refuse_is_refused_in_a_sentence(tiny_run, tmp_path):
     config = _run(tiny_run)
     for raw, said in (
-        ("{zero_optimization: {stage3_prefetch_bucket: 5}}", "zero_optimization"),
+        ("{zero_optimization: {stage3_prefetch_bucket: 5}}", "stage3_prefetch_bucket: is no key"),
         ("{zero_optimisation: {reduce_bucket_size: 5}}", "zero_optimisation is no key that DeepSpeed reads"),
         ("{elasticity: {enabled: true}}", "Elastic training has been removed"),
         ("{train_batch_size: 1000}", "train_batch_size"),
@@ -144,7 +151,7 @@ def test_what_deepspeed_would_ignore_or_refuse_is_refused_in_a_sentence(tiny_run
 
 
 def test_a_raw_key_that_contradicts_wins_and_is_told(tiny_run, tmp_path):
-    config = _run(tiny_run, train={"steps": 2})
+    config = _run(tiny_run, train={"stop_at_step": 2})
     raw = "engine.deepspeed.raw={zero_optimization: {stage: 1, reduce_bucket_size: 1000}}"
     output = _deepspeed(config, tmp_path / "run", 2, raw)
     assert "warning: engine.deepspeed.raw: zero_optimization.stage is 1, our settings say 2; the raw key wins" in output
@@ -152,10 +159,109 @@ def test_a_raw_key_that_contradicts_wins_and_is_told(tiny_run, tmp_path):
     assert len(metrics_of(tmp_path / "run")) == 2
 
 
+def _without_deepspeed():
+    sys.modules["deepspeed"] = None
+
+
+def test_a_missing_package_names_the_extra(tiny_run, tmp_path):
+    output = _deepspeed(_run(tiny_run), tmp_path / "run", 1, code=2, planted=_without_deepspeed)
+    assert "pip install 'megamodel[deepspeed]'" in output and "Traceback" not in output
+
+
+def _ranks():
+    from launcher.cluster.ranks import Ranks
+
+    os.environ["LOCAL_RANK"] = str(dist.get_rank())
+    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+
+
+def _wait_for_a_late_rank() -> float:
+    """Seconds until rank 0 gives up in the group that DeepSpeed reduces with."""
+    from launcher.engines.deepspeed_package import import_deepspeed
+
+    ranks = _ranks()
+    import_deepspeed(ranks, timedelta(seconds=1))
+    from deepspeed.utils import groups
+
+    started = time.monotonic()
+    if ranks.first:
+        with pytest.raises(RuntimeError, match=r"[Tt]imed out"):
+            dist.all_reduce(torch.zeros(1), group=groups._WORLD_GROUP)
+    else:
+        time.sleep(8)
+    return time.monotonic() - started
+
+
+def test_its_collectives_give_up_after_the_runs_timeout():
+    assert in_ranks(_wait_for_a_late_rank, 2)[0] < 6
+
+
+def _growth_while_building(config: str) -> tuple[int, int]:
+    """How far this rank's memory rises at most while ZeRO-3's model is made, and the bytes of all its weights."""
+    from launcher.config import RunConfig
+    from launcher.engines.deepspeed import DeepSpeedEngine
+    from launcher.yaml_config import load
+
+    def resident(field: str) -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+        return 1024 * int(line.split()[1])
+
+    grown = []
+
+    class Measured(DeepSpeedEngine):
+        def _build_model(self):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+            before = resident("VmRSS")
+            model = super()._build_model()
+            grown.append(resident("VmHWM") - before)
+            return model
+
+    run = load(Path(config), RunConfig, ["engine.name=deepspeed", "engine.zero_stage=3", SHARD_ALL]).value
+    engine = Measured(run, _ranks())
+    return grown[0], sum(4 * p.ds_numel for p in engine.module.module.parameters())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_rank_holds_the_whole_model_while_it_is_made(tiny_run):
+    config = tiny_run(model=LLAMA | {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 24})
+    for grown, whole in in_ranks(_growth_while_building, 4, str(config)):
+        assert whole > 250e6 and grown < 0.4 * whole, (grown, whole)
+
+
+def _async_io_can_be_built() -> bool:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return AsyncIOBuilder().is_compatible()
+
+
+def _nvme(folder):
+    return ["engine.zero_stage=3", "engine.deepspeed.offload_optimizer=nvme", f"engine.deepspeed.nvme_path={folder}"]
+
+
+def test_nvme_is_refused_in_a_sentence_where_it_cannot_work(tiny_run, tmp_path):
+    if _async_io_can_be_built():
+        pytest.skip("it can work here: see the next test")
+    output = _deepspeed(_run(tiny_run), tmp_path / "run", 1, *_nvme(tmp_path / "nvme"), code=2)
+    assert "libaio-dev" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_the_optimizer_on_nvme(tiny_run, tmp_path):
+    """With weights large enough to be moved there; the first run compiles DeepSpeed's async_io for minutes."""
+    if not _async_io_can_be_built():
+        pytest.skip("needs libaio's headers")
+    config = _run(tiny_run, model=LLAMA | {"hidden_size": 256, "intermediate_size": 704})
+    train_in_ranks(config)
+    for stop in (5, 10):
+        _deepspeed(config, tmp_path / "nvme run", 2, *_nvme(tmp_path / "nvme"), f"train.stop_at_step={stop}")
+    assert len(list((tmp_path / "nvme").rglob("exp_avg-*.swp"))) == 2
+    _assert_same(tmp_path / "nvme run", tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_compiled_blocks_are_the_same_training(tiny_run, tmp_path):
     config = _run(tiny_run, train={"steps": 4})
     train_in_ranks(config)
-    for stage in (2, 3):
+    for stage in (1, 2, 3):
         _deepspeed(config, tmp_path / str(stage), 2, f"engine.zero_stage={stage}", "engine.compile=true")
         _assert_same(tmp_path / str(stage), tmp_path / "run")
