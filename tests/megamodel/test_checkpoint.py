@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -333,6 +334,47 @@ def test_a_kill_at_any_moment_of_saving_leaves_only_whole_checkpoints(tmp_path):
     assert list_checkpoints(tmp_path)
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for _, path in list_checkpoints(tmp_path)}
+
+
+def _killed_at(operation: int, folder: str) -> None:
+    """Save step 2, which replaces step 1, and die by SIGKILL just before a file operation of it."""
+    live = {f"param/{n}": torch.full((50,), float(n)) for n in range(3)}
+    writer, left = writer_for(Path(folder), live, keep=1), operation
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    writer.save(1, holding(live))
+    writer.wait()
+    sys.addaudithook(count)
+    writer.save(2, holding(live))
+    writer.wait()
+    os._exit(0)
+
+
+def test_killed_before_each_file_operation_of_a_save(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["megamodel.checkpoint"])
+    left_behind = set()
+    for operation in itertools.count(1):
+        folder = tmp_path / str(operation)
+        process = context.Process(target=_killed_at, args=(operation, str(folder)))
+        process.start()
+        process.join()
+        committed = [step for step, path in list_checkpoints(folder) if verify_checkpoint(path) == []]
+        assert committed == [step for step, _ in list_checkpoints(folder)] and committed in ([1], [1, 2], [2]), (
+            operation
+        )
+        left_behind.add(tuple(committed))
+        remove_leftovers(folder)
+        assert {path.name for path in folder.iterdir()} == {path.name for _, path in list_checkpoints(folder)}
+        if process.exitcode == 0:
+            break
+    assert operation > 10 and left_behind == {(1,), (1, 2), (2,)}
 
 
 @pytest.fixture
