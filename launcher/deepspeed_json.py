@@ -65,11 +65,13 @@ def problems(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"{prefix}.nvme_path", "must name a folder on a local disk, for offload_optimizer=nvme"
     for key in settings.raw.keys() & _SET_ELSEWHERE.keys():
         yield f"{prefix}.raw", f"{key} cannot be set here: {_SET_ELSEWHERE[key]}"
-    raw_zero = settings.raw.get("zero_optimization", {})
-    if not isinstance(raw_zero, dict):
-        yield f"{prefix}.raw", "zero_optimization must be a mapping of DeepSpeed's keys"
-    elif raw_zero.get("stage", stage) not in (1, 2, 3):
-        yield f"{prefix}.raw", f"zero_optimization.stage is {raw_zero['stage']!r}; it is 1, 2 or 3"
+    for key in ("zero_optimization", "bf16", "data_types"):
+        if not isinstance(settings.raw.get(key, {}), dict):
+            yield f"{prefix}.raw", f"{key} must be a mapping of DeepSpeed's keys"
+            return
+    raw_stage = settings.raw.get("zero_optimization", {}).get("stage", stage)
+    if raw_stage not in (1, 2, 3):
+        yield f"{prefix}.raw", f"zero_optimization.stage is {raw_stage!r}; it is 1, 2 or 3"
 
 
 def _from_settings(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:

@@ -20,7 +20,7 @@ def train(
 ) -> None:
     """Train a run, or go on with it from its newest good checkpoint.
 
-    Starts engine.ranks processes itself; under torchrun or srun it is one of theirs.
+    Starts engine.ranks processes itself; under torchrun, deepspeed or srun it is one of theirs.
     """
     from launcher.train.start import run
 

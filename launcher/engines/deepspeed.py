@@ -53,11 +53,12 @@ class DeepSpeedEngine(Engine):
         return deepspeed_json(self.config, self.ranks.world_size, precision)
 
     def _check(self) -> None:
-        if self.config.engine.deepspeed.offload_optimizer == "nvme":
-            require_async_io()
         why = refusal(self.json, self.config.engine.deepspeed.raw)
         if why is not None:
             raise UserError(f"engine.deepspeed.raw: DeepSpeed does not take it: {why}")
+        zero = self.json["zero_optimization"]
+        if any(zero.get(what, {}).get("device") == "nvme" for what in ("offload_optimizer", "offload_param")):
+            require_async_io()
 
     def _build_model(self) -> GPT:
         """The model with storage for its weights but no values: whole, or with stage 3 one stretch of each parameter.
@@ -79,15 +80,15 @@ class DeepSpeedEngine(Engine):
 
     def _wrap(self) -> tuple[Any, Any]:
         """DeepSpeed's engine around the model, and its optimizer around torch's."""
-        optimizer, raw = self._adamw(), self.config.engine.deepspeed.raw
         try:
             module, zero, _, _ = self._deepspeed.initialize(
-                model=self._model, optimizer=optimizer, config=self.json, dist_init_required=False
+                model=self._model, optimizer=self._adamw(), config=self.json, dist_init_required=False
             )
         except (AssertionError, ValueError, NotImplementedError) as error:
-            if not raw:
-                raise
-            raise UserError(f"engine.deepspeed.raw: DeepSpeed does not take it: {error}") from error
+            raise UserError(
+                f"engine.name=deepspeed: DeepSpeed does not take these settings: {error or repr(error)}. "
+                "`megamodel config show` prints what it is given"
+            ) from error
         return module, zero
 
     def _adamw(self) -> torch.optim.AdamW:

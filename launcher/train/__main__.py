@@ -1,4 +1,4 @@
-"""`python -m launcher.train CONFIG [key=value ...]`: a rank under torchrun or srun; alone, it starts the ranks."""
+"""`python -m launcher.train CONFIG [key=value ...]`: a rank under torchrun, deepspeed or srun; else it starts them."""
 
 import sys
 

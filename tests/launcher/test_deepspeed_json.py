@@ -74,6 +74,7 @@ def test_raw_keys_win_and_contradictions_name_both_values(tiny_run):
         (["engine.deepspeed.raw={fp16: {enabled: true}}"], "engine.precision=bf16"),
         (["engine.deepspeed.raw={zero_optimization: {stage: 0}}"], "it is 1, 2 or 3"),
         (["engine.deepspeed.raw={zero_optimization: 2}"], "must be a mapping"),
+        (["engine.deepspeed.raw={bf16: true}"], "must be a mapping"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tiny_run, overrides, said):
