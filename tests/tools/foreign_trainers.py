@@ -1,7 +1,7 @@
 """`python foreign_trainers.py JOBS.json`: what users of plain DeepSpeed and of FSDP2 have. Nothing of megamodel.
 
 Trains tiny transformers models, saves checkpoints as DeepSpeed and torch.distributed.checkpoint write them, loads
-universal ones, and tells the losses of the next two steps. A file's jobs run one after another in the same two ranks.
+universal ones, and tells the losses of the next two steps. A file's jobs run one after another in the same three ranks.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-RANKS = 2
+RANKS = 3
+"""Which divides none of the models' sizes."""
 ADAMW = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 
@@ -83,7 +84,7 @@ def mean(loss: torch.Tensor) -> float:
 
 
 def batch(job: dict, number: int) -> torch.Tensor:
-    """This rank's half of the batch of a step."""
+    """This rank's part of the batch of a step."""
     batches = torch.load(job["batches"])
     return batches[number % len(batches)].chunk(RANKS)[dist.get_rank()]
 
