@@ -248,15 +248,18 @@ def _print_activations(found: "list[Kept]", command: str) -> None:
     typer.echo(f"again: {command}")
 
 
+_HELD = {
+    "parameter_bytes": "parameters",
+    "gradient_bytes": "gradients",
+    "moment_bytes": "moments",
+    "largest_parameter_bytes": "largest whole parameter",
+    "peak_bytes": "most at once while starting",
+}
+
+
 def _start_rows(rank: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        *([("layout", f"{rank['layout']}; rank {rank['rank']}")] if "layout" in rank else []),
-        ("parameters", f"{rank['parameter_bytes'] / 1e9:,.3f} GB"),
-        ("gradients", f"{rank['gradient_bytes'] / 1e9:,.3f} GB"),
-        ("moments", f"{rank['moment_bytes'] / 1e9:,.3f} GB"),
-        ("largest whole parameter", f"{rank['largest_parameter_bytes'] / 1e9:,.3f} GB"),
-        ("most at once while starting", f"{rank['peak_bytes'] / 1e9:,.3f} GB"),
-    ]
+    place = [("layout", f"{rank['layout']}; rank {rank['rank']}")] if "layout" in rank else []
+    return place + [(words, f"{rank[name] / 1e9:,.3f} GB") for name, words in _HELD.items() if name in rank]
 
 
 def _measured_start_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -264,8 +267,8 @@ def _measured_start_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     most = {name: max(rank[name] for rank in ranks) for name in ranks[0]}
     return [
         ("ranks", str(len(ranks))),
-        *((f"{name}, of one rank", value) for name, value in _start_rows(most)),
-        ("all ranks together, at most", f"{result['total_bytes'] / 1e9:,.3f} GB, with interpreters and libraries"),
+        *((f"a rank's {name}", value) for name, value in _start_rows(most)),
+        ("all ranks together, at most", f"{result['total_bytes'] / 1e9:,.3f} GB with interpreters"),
         ("time", f"{most['seconds_to_start']:.1f} s"),
     ]
 

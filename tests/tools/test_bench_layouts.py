@@ -19,6 +19,7 @@ from launcher.yaml_config import load
 from megamodel.parallel.mesh import Layout
 from tests.conftest import LLAMA, ROOT
 from tests.ranks import in_ranks
+from tools.bench.layouts import run_ranks
 from tools.bench.memory import PeakMemory
 from tools.bench.rank import measure
 from tools.bench.wire import WireCounter
@@ -203,9 +204,7 @@ def test_a_start_takes_its_weights_and_one_parameter(tiny_run, monkeypatch, capf
         assert rank["peak_bytes"] < rank["parameter_bytes"] + one + 16e6, "more than a shard and one whole parameter"
 
 
-def test_a_rank_that_fails_is_told(tiny_run):
-    from tools.bench.layouts import run_ranks
-
+def test_a_rank_that_fails_is_told(tiny_run, tmp_path):
     with pytest.raises(CheckFailed, match="1 ranks could not be measured") as told:
-        run_ranks("step", 1, tiny_run(), ["engine.device=cuda"], 1)
+        run_ranks("step", 1, tiny_run(), ["engine.device=cuda"], 1, tmp_path)
     assert "torch sees no GPU" in str(told.value)

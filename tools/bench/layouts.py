@@ -57,7 +57,8 @@ def measure_layouts(
         if refused:
             found.append(Measured(layout.name, layout.ranks, micro, refused=refused))
             continue
-        ranks = run_ranks("step", rounds, path, settings, layout.ranks)
+        with tempfile.TemporaryDirectory(prefix="megamodel-bench-") as folder:
+            ranks = run_ranks("step", rounds, path, settings, layout.ranks, Path(folder))
         seconds = max(rank["seconds"] for rank in ranks)
         milliseconds = 1e3 * seconds
         ratio = milliseconds / (found[0].milliseconds if found else milliseconds)
@@ -73,17 +74,21 @@ def problems(config: RunConfig, ranks: int) -> Iterator[str]:
             yield f"{problem.setting}: {problem.message}"
 
 
-def run_ranks(what: str, rounds: int, path: Path, overrides: Sequence[str], ranks: int) -> list[dict[str, Any]]:
-    """Start ranks that measure themselves; return what each found. CheckFailed with the end of their log."""
-    with tempfile.TemporaryDirectory(prefix="megamodel-bench-") as folder:
-        log = Path(folder) / "log"
-        command = [sys.executable, "-m", "tools.bench.rank", what, str(rounds), folder, str(path), *overrides]
-        with log.open("wb") as output:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        if done.returncode:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-            raise CheckFailed(f"{ranks} ranks could not be measured (exit code {done.returncode}):\n{tail}")
-        return [json.loads((Path(folder) / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
+def run_ranks(
+    what: str, rounds: int, path: Path, overrides: Sequence[str], ranks: int, out: Path
+) -> list[dict[str, Any]]:
+    """Start ranks that measure themselves into the folder `out`; return what each found.
+
+    Raises CheckFailed with the end of their log when they fail.
+    """
+    log = out / "log"
+    command = [sys.executable, "-m", "tools.bench.rank", what, str(rounds), str(out), str(path), *overrides]
+    with log.open("wb") as output:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        raise CheckFailed(f"{ranks} ranks could not be measured (exit code {done.returncode}):\n{tail}")
+    return [json.loads((out / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def _most(ranks: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

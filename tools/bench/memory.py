@@ -1,6 +1,7 @@
 """Memory: of a process as the operating system counts it, of a GPU as torch does, of what an engine holds."""
 
 import contextlib
+import itertools
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from launcher.engines import Engine
 from launcher.engines.torch_engine import TorchEngine
 from megamodel.optim.adamw import MOMENTS
-from megamodel.parallel.shard import local_part
+from megamodel.parallel.shard import Holding
 
 
 def _field(file: Path, name: str) -> int:
@@ -58,17 +59,19 @@ class PeakMemory:
 
 
 def held(engine: Engine) -> dict[str, int]:
-    """Bytes of what a rank holds of the parameters, their gradients and moments, and of the largest whole parameter."""
-    state = engine.state()
-    sizes = {
-        kind: sum(piece.nbytes for name, h in state.items() if name.startswith(f"{kind}/") for _, piece in h.pieces)
-        for kind in ("param", *MOMENTS)
-    }
-    copies = engine.named_copies() if isinstance(engine, TorchEngine) else ()
-    copied = sum(local_part(parameter.data).nbytes for _, parameter in copies)
+    """Bytes of what a rank holds of the parameters, their gradients and AdamW's moments, and of the largest whole one.
+
+    Gradients and moments lie where their parameter does, in fp32 as it is, and come into being with the first step.
+    Nothing for an engine that is not torch's own: its `peak_bytes` must tell.
+    """
+    if not isinstance(engine, TorchEngine):
+        return {}
+    named = itertools.chain(engine.named_parameters(), engine.named_copies())
+    parts = [Holding.of(parameter.data, engine.cuts.get(name)) for name, parameter in named]
+    parameters = sum(piece.nbytes for part in parts for _, piece in part.pieces)
     return {
-        "parameter_bytes": sizes["param"] + copied,
-        "gradient_bytes": sizes["param"] + copied,
-        "moment_bytes": sum(sizes[moment] + copied for moment in MOMENTS),
-        "largest_parameter_bytes": max(math.prod(h.shape) * h.dtype.itemsize for h in state.values()),
+        "parameter_bytes": parameters,
+        "gradient_bytes": parameters,
+        "moment_bytes": len(MOMENTS) * parameters,
+        "largest_parameter_bytes": max(math.prod(part.shape) * part.dtype.itemsize for part in parts),
     }

@@ -25,6 +25,7 @@ from tools.bench.wire import WireCounter
 from tools.bench.workload import LR
 
 _WARMUP_STEPS = 2
+_LOOK_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     engine = build_engine(config, ranks, eos_id=0)
     found: dict[str, Any] = {"seconds_to_start": time.perf_counter() - started, "peak_bytes": memory.bytes()}
-    found |= measure(engine, memory, int(rounds)) if what == "step" else held(engine)
+    if what == "start":
+        _meet(ranks)  # all stand for a moment, for whoever watches them together
+        time.sleep(_LOOK_SECONDS)
+        found |= held(engine)
+    else:
+        found |= measure(engine, memory, int(rounds))
     (Path(out) / f"rank_{ranks.rank}.json").write_text(json.dumps(found))
     leave()
     return 0

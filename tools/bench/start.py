@@ -1,6 +1,7 @@
 """What a rank holds when training starts: measured on ranks of this machine, or traced for one rank of any number."""
 
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
@@ -97,8 +98,8 @@ def measure_start(path: Path, config: RunConfig, overrides: Sequence[str]) -> di
     ranks = config.engine.ranks or 1
     if refused := "; ".join(problems(config, ranks)):
         raise UserError(refused)
-    with Watch() as watch:
-        found = run_ranks("start", 0, path, overrides, ranks)
+    with tempfile.TemporaryDirectory(prefix="megamodel-bench-") as folder, Watch() as watch:
+        found = run_ranks("start", 0, path, overrides, ranks, Path(folder))
     return {"total_bytes": watch.most, "ranks": found}
 
 
