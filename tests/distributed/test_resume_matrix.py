@@ -25,7 +25,7 @@ EVERY_RUN = (1, 4)
 def _pairs():
     for model in MODELS:
         for place, source in enumerate(LAYOUTS):
-            for distance in range(1, len(LAYOUTS)):
+            for distance in range(len(LAYOUTS)):
                 marks = [] if model == "llama" and distance in EVERY_RUN else [pytest.mark.slow]
                 yield pytest.param(model, source, LAYOUTS[(place + distance) % len(LAYOUTS)], marks=marks)
 
