@@ -59,7 +59,7 @@ def train_as(config, layout, folder, planted=None):
 def test_a_layout_is_the_same_training(reference, tmp_path, run, layout):
     config = reference(run)
     train_as(config, layout, tmp_path)
-    found = compare_runs(config.parent / "run", tmp_path, STEPS, TOLERANCES[torch.float32])
+    found = compare_runs(config.parent / "run", tmp_path, STEPS)
     # The figures that the promise names, and all that `verify parity` looks at.
     assert found.same_start and found.same_samples and found.loss <= 1e-5, found
     assert not found.faults(TOLERANCES[torch.float32]), found
@@ -84,5 +84,5 @@ def test_a_mistake_in_a_layout_is_seen(reference, tmp_path, mistake, run, layout
     config = reference(run)
     train_as(config, layout, tmp_path, mistake)
     allowed = TOLERANCES[torch.float32]
-    faults = compare_runs(config.parent / "run", tmp_path, STEPS, allowed).faults(allowed)
+    faults = compare_runs(config.parent / "run", tmp_path, STEPS).faults(allowed)
     assert any(fault.startswith(seen_in) for fault in faults), faults

@@ -126,7 +126,7 @@ def test_what_was_asked_for_must_not_be_refused(tiny_run, tmp_path):
     with pytest.raises(UserError, match=r"train.steps=20 is fewer than the 30 to compare"):
         ParityCheck(path, config, [], tmp_path / "a", steps=30)
     with pytest.raises(CheckFailed, match="0 steps were made instead of 3"):
-        compare_runs(tmp_path / "nothing", tmp_path / "nothing", 3, FP32)
+        compare_runs(tmp_path / "nothing", tmp_path / "nothing", 3)
 
 
 def verify(folder: Path, config: Path, *options: str) -> tuple[int, list[dict], str]:

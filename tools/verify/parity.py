@@ -105,7 +105,7 @@ class ParityCheck:
     def _row(self, layout: NamedLayout) -> Row:
         try:
             self._train(layout.name, layout)
-            differences = compare_runs(self.out / REFERENCE, self.out / layout.name, self.steps, self.allowed)
+            differences = compare_runs(self.out / REFERENCE, self.out / layout.name, self.steps)
         except CheckFailed as error:
             return self._make_row(layout, "failed", str(error))
         except UserError as error:
