@@ -621,6 +621,17 @@ def test_an_export_comes_back(trained: Callable[[str], Path], config_of: Callabl
         export_deepspeed(run, tmp_path / "out")
 
 
+def test_options_of_the_other_format_are_refused(tmp_path: Path, capsys, monkeypatch) -> None:
+    for options, message in [
+        (["--format", "deepspeed", "--dtype", "bfloat16"], "--dtype is for --format hf"),
+        (["--names", "hf"], "--names is for --format deepspeed"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["megamodel", "export", str(tmp_path), str(tmp_path / "out"), *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_deepspeed_does_not_confirm_is_no_export(
     trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

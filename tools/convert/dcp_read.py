@@ -17,7 +17,7 @@ from megamodel.errors import CheckpointError
 from megamodel.optim.adamw import MOMENTS
 from megamodel.parallel.shard import Box
 from tools.convert.foreign import Foreign, ForeignTensor, Piece, one_step
-from tools.convert.untrusted import Advance, Record, load_records, load_torch_slice
+from tools.convert.untrusted import Record, load_records, load_torch_slice
 
 METADATA = ".metadata"
 _STATE = re.compile(r"(?:^|.*?\.)state\.(?P<name>.+)\.(?P<kind>[^.]+)")
@@ -47,9 +47,9 @@ _CLASSES = frozenset(
 )
 
 
-def read_dcp(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
+def read_dcp(folder: Path, weights_only: bool) -> Foreign:
     """What the folder holds; CheckpointError names the file that is missing or damaged."""
-    tensors = _tensors(folder, advance)
+    tensors = _tensors(folder)
     states = {name: match for name in tensors if (match := _STATE.fullmatch(name))}
     step_name = next((n for n, t in tensors.items() if t.shape == () and n not in states and _STEP.fullmatch(n)), None)
     global_step = int(_scalar(folder, step_name, tensors[step_name])) if step_name else None
@@ -78,7 +78,7 @@ def _check_adamw(folder: Path, states: Mapping[str, "re.Match[str]"]) -> None:
         )
 
 
-def _tensors(folder: Path, advance: Advance) -> dict[str, ForeignTensor]:
+def _tensors(folder: Path) -> dict[str, ForeignTensor]:
     """Every tensor of floating point or of one element, by its whole name."""
     path = folder / METADATA
     metadata = load_records(path, _CLASSES)
@@ -88,7 +88,7 @@ def _tensors(folder: Path, advance: Advance) -> dict[str, ForeignTensor]:
             for index, info in metadata["storage_data"].items()
         }
         return {
-            name: _tensor(folder, name, entry, places, advance)
+            name: _tensor(folder, name, entry, places)
             for name, entry in metadata["state_dict_metadata"].items()
             if type(entry).__name__ == "TensorStorageMetadata" and _is_state(entry)
         }
@@ -103,18 +103,18 @@ def _is_state(entry: Record) -> bool:
     return dtype.is_floating_point or math.prod(entry["size"]) == 1
 
 
-def _tensor(folder: Path, name: str, entry: Record, places: Mapping[Any, Record], advance: Advance) -> ForeignTensor:
+def _tensor(folder: Path, name: str, entry: Record, places: Mapping[Any, Record]) -> ForeignTensor:
     pieces = []
     for chunk in entry["chunks"]:
         box = Box(tuple(chunk["offsets"]), tuple(chunk["sizes"]))
         info = places.get((name, box.offset))
         if info is None:
             raise CheckpointError(f"{folder / METADATA} does not say where {name} at {box.offset} lies")
-        pieces.append(Piece(box, *_place(folder, name, box, info, advance)))
+        pieces.append(Piece(box, *_place(folder, name, box, info)))
     return ForeignTensor(tuple(entry["size"]), tuple(pieces))
 
 
-def _place(folder: Path, name: str, box: Box, info: Record, advance: Advance) -> tuple[Path, Callable[[], Tensor]]:
+def _place(folder: Path, name: str, box: Box, info: Record) -> tuple[Path, Callable[[], Tensor]]:
     path = folder / info["relative_path"]
     if not path.resolve().is_relative_to(folder.resolve()):
         raise CheckpointError(f"{folder / METADATA} refers to {path}, outside the folder")
@@ -129,7 +129,6 @@ def _place(folder: Path, name: str, box: Box, info: Record, advance: Advance) ->
             raise CheckpointError(
                 f"{path}: what lies at byte {offset} is not {name} {box.shape}; files of two saves are mixed"
             )
-        advance(length)
         return value.to(torch.float32)
 
     return path, read

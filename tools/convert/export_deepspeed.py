@@ -33,6 +33,7 @@ _NOTES = [
     "load_checkpoint(..., load_lr_scheduler_states=False)",
     "ZeRO-3 loads one step counter into all groups of the optimizer, and each counts it up: with more groups than one "
     "(or over 1e9 parameters) give each a clone of it after loading",
+    "without zero_optimization.round_robin_gradients: DeepSpeed 0.19.8 then puts values into wrong parameters",
 ]
 
 
