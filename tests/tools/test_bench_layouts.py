@@ -109,6 +109,15 @@ def test_weights_that_stay_gathered_are_gathered_once(tiny_run):
     assert counted["dp_shard"]["all_gather"]["bytes"] == 2 * PARAMETERS * FP32 / 2
 
 
+@pytest.mark.slow  # compiling takes most of a minute
+def test_compiled_blocks_are_counted_too(tiny_run):
+    path = tiny_run(model=LLAMA | {"num_hidden_layers": LAYERS})
+    overrides = [*parse_layout("fsdp2").overrides, "engine.compile=true"]
+    counted = json.loads(in_ranks(sent, 2, str(path), overrides)[0])
+    expected = expected_by_hand()["fsdp2"]["dp_shard"]
+    assert {kind: row["bytes"] for kind, row in counted["dp_shard"].items()} == expected
+
+
 def collectives() -> str:
     """In a rank of four: each collective once, over 80 bytes whole."""
     layout = Layout(dp_shard=2, tp=2)
