@@ -136,9 +136,9 @@ def _print_parity(rows: "list[Row]", allowed: "Tolerances") -> None:
 
 
 def _first_steps(ran: "list[tuple[Row, Differences]]") -> "Table":
-    table = _plain_table("layout", "ranks", "micro-batch", "first losses", "first gradient norms")
+    table = _plain_table("layout", "ranks", "micro-batch", "first losses", "gradient norms")
     for row, found in ran:
-        figures = (" ".join(f"{value:.4f}" for value in v) for v in (found.first_losses, found.first_grad_norms))
+        figures = (" ".join(f"{value:.3f}" for value in v) for v in (found.first_losses, found.first_grad_norms))
         table.add_row(row.layout, str(row.ranks), str(row.micro_batch_size), *figures)
     return table
 
