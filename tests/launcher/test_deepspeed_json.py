@@ -56,11 +56,11 @@ def test_offload(tiny_run, tmp_path):
 
 
 def test_raw_keys_win_and_contradictions_name_both_values(tiny_run):
-    raw = "engine.deepspeed.raw={gradient_clipping: 2.0, zero_optimization: {stage: 2, round_robin_gradients: true}}"
+    raw = "engine.deepspeed.raw={gradient_clipping: 2.0, zero_optimization: {stage: 2, allgather_partitions: false}}"
     config = _config(tiny_run, raw)
     made = deepspeed_json(config, 1, "fp32")
     assert made["gradient_clipping"] == 2.0
-    assert made["zero_optimization"]["round_robin_gradients"] is True and made["zero_optimization"]["overlap_comm"]
+    assert made["zero_optimization"]["allgather_partitions"] is False and made["zero_optimization"]["overlap_comm"]
     (only,) = contradictions(config, 1, "fp32")
     assert "gradient_clipping is 2.0, our settings say 1.0" in str(only)
 
@@ -73,6 +73,7 @@ def test_raw_keys_win_and_contradictions_name_both_values(tiny_run):
         (["engine.deepspeed.offload_optimizer=nvme", "engine.zero_stage=3"], "nvme_path"),
         (["engine.deepspeed.raw={fp16: {enabled: true}}"], "engine.precision=bf16"),
         (["engine.deepspeed.raw={zero_optimization: {stage: 0}}"], "it is 1, 2 or 3"),
+        (["engine.deepspeed.raw={zero_optimization: {round_robin_gradients: true}}"], "under wrong names"),
         (["engine.deepspeed.raw={zero_optimization: 2}"], "must be a mapping"),
         (["engine.deepspeed.raw={bf16: true}"], "must be a mapping"),
     ],
