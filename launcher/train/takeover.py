@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.errors import UserError
-from launcher.monitor.events import EventLog, read_json_lines
+from launcher.monitor.events import EventLog, read_events, read_json_lines
 from launcher.train.examine import shared_faults
 from launcher.train.run_folder import RunFolder, load_config
 from launcher.yaml_config import dump
@@ -98,9 +98,19 @@ def find_start(folder: RunFolder, events: EventLog, ranks: Ranks, seconds: float
         if not faults:
             return checkpoint
         ranks.on_first(partial(_put_aside, checkpoint, faults, events))
-    if found and ranks.first:
-        print("no good checkpoint is left: training starts from the beginning", flush=True)
+    ranks.on_first(lambda: _begin_again(folder, bool(found)))
     return None
+
+
+def _begin_again(folder: RunFolder, had_checkpoints: bool) -> None:
+    """A run's beginning is drawn again, the same to the bit; that of an imported one is not ours to draw."""
+    if any(event["event"] == "imported" for event in read_events(folder.events)):
+        raise UserError(
+            f"{folder.checkpoints}: no good checkpoint is left of this imported run, and its weights cannot be drawn "
+            "anew. Import the source again, or use another run_dir"
+        )
+    if had_checkpoints:
+        print("no good checkpoint is left: training starts from the beginning", flush=True)
 
 
 def _put_aside(checkpoint: Path, faults: list[str], events: EventLog) -> None:

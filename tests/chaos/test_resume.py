@@ -125,3 +125,18 @@ def test_two_processes_in_one_run_folder_are_refused(tiny_run, tmp_path):
     assert "is training in this run folder" in output
     first.kill()
     first.communicate()
+
+
+def test_an_imported_run_without_a_good_checkpoint_is_not_begun_from_random_weights(tiny_run, tmp_path):
+    config = tiny_run()
+    run_training(config, "train.stop_at_step=5")
+    run = tmp_path / "run"
+    with (run / "events.jsonl").open("a") as events:
+        events.write('{"event": "imported", "source": "elsewhere", "kind": "DeepSpeed ZeRO-2", "step": 5}\n')
+    (weights,) = (run / "checkpoints" / "step_00000005").glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for _ in range(2):  # the second time nothing is left to be found bad
+        assert "no good checkpoint is left of this imported run" in run_training(config, code=2)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000005.bad1"]
