@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class Row:
     reason: str
     """Why it is not the same, or did not run; empty for the same."""
     differences: Differences | None
+
+    def line(self) -> str:
+        """The row in a line, for who does not wait for the table."""
+        if self.differences is None:
+            return f"{self.layout}: {self.verdict}: {self.reason}"
+        return f"{self.layout}: {self.verdict}; loss within {self.differences.loss:.1e} {self.reason}".rstrip()
 
     def as_json(self) -> dict[str, Any]:
         """The row for `--json`; what is not a finite number becomes null."""
@@ -87,6 +94,7 @@ class ParityCheck:
                 self._train(name, layout)
             else:
                 rows.append(self._row(layout))
+                print(rows[-1].line(), file=sys.stderr, flush=True)
         return rows
 
     def passed(self, rows: Sequence[Row]) -> bool:
