@@ -13,16 +13,37 @@ DEFAULT_STAGE = 2
 
 _BYTES_OF_FP32 = 4
 
+_RAW = "engine.deepspeed.raw"
+
+_OF_THE_STEP = "every engine divides the summed loss by all tokens of a step, which DeepSpeed's own factors would undo"
+
 _SET_ELSEWHERE = {
+    "train_batch_size": "use train.global_batch_size",
+    "train_micro_batch_size_per_gpu": "use train.micro_batch_size",
+    "gradient_accumulation_steps": (
+        "it follows from train.global_batch_size, train.micro_batch_size and the number of ranks"
+    ),
+    "managed_gradient_accumulation": "the loop accumulates, as train.global_batch_size and train.micro_batch_size say",
+    "prescale_gradients": _OF_THE_STEP,
+    "gradient_predivide_factor": _OF_THE_STEP,
+    "gradient_allreduce_op": _OF_THE_STEP,
+    "amp": "use engine.precision=bf16; DeepSpeed has removed it",
     "optimizer": "the optimizer is AdamW with the settings of `optimizer`",
     "scheduler": "the learning rate follows optimizer.schedule",
     "fp16": "use engine.precision=bf16, which needs no loss scaling",
     "torch_autocast": "use engine.precision=bf16",
     "tensor_parallel": "use engine.name=fsdp with parallel.tp",
     "expert_parallel": "the engine deepspeed shards data parallel ranks only",
+    "sequence_parallel_size": "use engine.name=fsdp with parallel.cp",
     "pipeline": "use engine.name=fsdp with parallel.pp",
 }
-"""Keys of DeepSpeed that our settings or our loop replace, so that they would be ignored or break the loop."""
+"""Keys of DeepSpeed that our settings or our loop replace: they would be ignored, or change what a step means."""
+
+_OLD_NAMES = {
+    "cpu_offload": "engine.deepspeed.offload_optimizer=cpu",
+    "cpu_offload_param": "engine.deepspeed.offload_parameters=cpu",
+}
+"""Keys of zero_optimization that DeepSpeed still takes for newer ones."""
 
 
 class Contradiction(NamedTuple):
@@ -52,34 +73,67 @@ def contradictions(config: RunConfig, world_size: int, precision: Literal["fp32"
     return list(_differences(_from_settings(config, world_size, precision), config.engine.deepspeed.raw))
 
 
+def effective_stage(config: RunConfig) -> int:
+    """The stage that DeepSpeed is given: engine.zero_stage, or the raw key over it."""
+    stage: int = _effective_zero(config)["stage"]
+    return stage
+
+
 def problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Settings of the engine deepspeed that do not fit each other: the setting's name, and what is wrong with it."""
-    settings, stage = config.engine.deepspeed, config.engine.zero_stage or DEFAULT_STAGE
-    prefix = "engine.deepspeed"
-    if settings.offload_parameters != "none" and stage != 3:
-        yield f"{prefix}.offload_parameters", f"needs engine.zero_stage=3, which shards parameters; it is {stage}"
-    if settings.offload_optimizer == "nvme":
-        if stage != 3:
-            yield f"{prefix}.offload_optimizer", f"nvme needs engine.zero_stage=3; it is {stage}. cpu works with it"
-        if settings.nvme_path is None:
-            yield f"{prefix}.nvme_path", "must name a folder on a local disk, for offload_optimizer=nvme"
-    for key in settings.raw.keys() & _SET_ELSEWHERE.keys():
-        yield f"{prefix}.raw", f"{key} cannot be set here: {_SET_ELSEWHERE[key]}"
-    for key in ("zero_optimization", "bf16", "data_types"):
-        if not isinstance(settings.raw.get(key, {}), dict):
-            yield f"{prefix}.raw", f"{key} must be a mapping of DeepSpeed's keys"
-            return
-    raw_zero = settings.raw.get("zero_optimization", {})
+    raw = config.engine.deepspeed.raw
+    for key in raw:
+        if key in _SET_ELSEWHERE:
+            yield _RAW, f"{key} cannot be set here: {_SET_ELSEWHERE[key]}"
+    no_mappings = [key for key in ("zero_optimization", "bf16", "data_types") if not isinstance(raw.get(key, {}), dict)]
+    for key in no_mappings:
+        yield _RAW, f"{key} must be a mapping of DeepSpeed's keys"
+    if no_mappings:
+        return
+    raw_zero = raw.get("zero_optimization", {})
+    for key, instead in _OLD_NAMES.items():
+        if key in raw_zero:
+            yield _RAW, f"zero_optimization.{key} is an old name: use {instead}"
     if raw_zero.get("round_robin_gradients"):
         # Its map of fragments does not follow the round-robin order (seen as losses off by a thousandth after a load).
         yield (
-            f"{prefix}.raw",
+            _RAW,
             "zero_optimization.round_robin_gradients cannot be set: DeepSpeed 0.19.8 then takes pieces of one "
             "parameter's state for another's, and checkpoints would hold them under wrong names",
         )
-    raw_stage = raw_zero.get("stage", stage)
-    if raw_stage not in (1, 2, 3):
-        yield f"{prefix}.raw", f"zero_optimization.stage is {raw_stage!r}; it is 1, 2 or 3"
+    if effective_stage(config) not in (1, 2, 3):
+        yield _RAW, f"zero_optimization.stage is {effective_stage(config)!r}; it is 1, 2 or 3"
+    else:
+        yield from _offload_problems(config)
+
+
+def _offload_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What cannot be moved out of the device's memory; read from what DeepSpeed is given, whoever has set it."""
+    stage, zero = effective_stage(config), _effective_zero(config)
+    for ours, theirs in (("offload_parameters", "offload_param"), ("offload_optimizer", "offload_optimizer")):
+        in_raw = theirs in config.engine.deepspeed.raw.get("zero_optimization", {})
+        setting, what = (_RAW, f"zero_optimization.{theirs} ") if in_raw else (f"engine.deepspeed.{ours}", "")
+        device = offload_device(zero, theirs)
+        if theirs == "offload_param" and device != "none" and stage != 3:
+            yield setting, f"{what}needs engine.zero_stage=3, which shards parameters; the stage is {stage}"
+        elif device == "nvme" and stage != 3:
+            yield setting, f"{what}nvme needs engine.zero_stage=3; the stage is {stage}. cpu works with it"
+        if device == "nvme" and zero[theirs].get("nvme_path") is None:
+            setting = _RAW if in_raw else "engine.deepspeed.nvme_path"
+            path = f"zero_optimization.{theirs}.nvme_path " if in_raw else ""
+            yield setting, f"{path}must name a folder on a local disk, for {ours} to nvme"
+
+
+def offload_device(zero: Json, what: str) -> str:
+    """Where DeepSpeed's section zero_optimization puts parameters or the optimizer's state: none, cpu or nvme."""
+    place = zero.get(what)
+    return str(place.get("device", "none")) if isinstance(place, dict) else "none"
+
+
+def _effective_zero(config: RunConfig) -> Json:
+    """The section zero_optimization that DeepSpeed is given, for raw keys that are a mapping."""
+    raw = config.engine.deepspeed.raw.get("zero_optimization", {})
+    return _merged(_zero(config), raw if isinstance(raw, dict) else {})
 
 
 def _from_settings(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:
@@ -114,7 +168,7 @@ def _zero(config: RunConfig) -> Json:
     }
     if settings.offload_optimizer != "none":
         zero["offload_optimizer"] = {"device": settings.offload_optimizer}
-    if settings.offload_optimizer == "nvme":
+    if settings.offload_optimizer == "nvme" and settings.nvme_path is not None:
         zero["offload_optimizer"]["nvme_path"] = str(settings.nvme_path)
     if settings.offload_parameters != "none":
         zero["offload_param"] = {"device": settings.offload_parameters}

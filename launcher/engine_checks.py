@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.config import EngineConfig, ParallelConfig, RunConfig
+from launcher.deepspeed_json import effective_stage
 from launcher.deepspeed_json import problems as deepspeed_problems
 from launcher.problems import Problem, error, note
 
@@ -45,7 +46,7 @@ def _selective(config: RunConfig) -> Iterator[Problem]:
     engine, parallel = config.engine, config.parallel
     if engine.activation_checkpointing != "selective":
         return
-    if engine.name == "deepspeed" and engine.zero_stage == 3:
+    if engine.name == "deepspeed" and effective_stage(config) == 3:
         message = (
             "with zero_stage=3 the backward pass gathers other parameters than the forward pass did, which selective"
         )
@@ -62,7 +63,7 @@ def _compile(config: RunConfig) -> Iterator[Problem]:
     engine, breaks = config.engine, []
     if config.parallel.cp > 1:
         breaks.append("the messages of parallel.cp")
-    if engine.name == "deepspeed" and engine.zero_stage == 3:
+    if engine.name == "deepspeed" and effective_stage(config) == 3:
         breaks.append("the gathering of zero_stage=3")
     if engine.compile and breaks and engine.activation_checkpointing in ("full", "every_nth", "selective"):
         message = f"has no effect on blocks that are computed again, for {' and '.join(breaks)} cannot be compiled;"

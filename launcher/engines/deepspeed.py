@@ -11,7 +11,7 @@ from torch import Tensor
 
 from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
-from launcher.deepspeed_json import contradictions, deepspeed_json
+from launcher.deepspeed_json import contradictions, deepspeed_json, offload_device
 from launcher.engines.base import Engine, StepOutput
 from launcher.engines.deepspeed_package import import_deepspeed, refusal, require_async_io, sharded_from_birth
 from launcher.engines.deepspeed_state import flat_state
@@ -47,17 +47,18 @@ class DeepSpeedEngine(Engine):
 
     def _json(self) -> dict[str, Any]:
         precision: Literal["fp32", "bf16"] = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        json = deepspeed_json(self.config, self.ranks.world_size, precision)
         if self.ranks.first:
             for contradiction in contradictions(self.config, self.ranks.world_size, precision):
                 print(f"warning: {contradiction}", file=sys.stderr, flush=True)
-        return deepspeed_json(self.config, self.ranks.world_size, precision)
+        return json
 
     def _check(self) -> None:
         why = refusal(self.json, self.config.engine.deepspeed.raw)
         if why is not None:
             raise UserError(f"engine.deepspeed.raw: DeepSpeed does not take it: {why}")
         zero = self.json["zero_optimization"]
-        if any(zero.get(what, {}).get("device") == "nvme" for what in ("offload_optimizer", "offload_param")):
+        if any(offload_device(zero, what) == "nvme" for what in ("offload_optimizer", "offload_param")):
             require_async_io()
 
     def _build_model(self) -> GPT:

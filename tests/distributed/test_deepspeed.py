@@ -143,7 +143,7 @@ def test_what_deepspeed_would_ignore_or_refuse_is_refused_in_a_sentence(tiny_run
         ("{zero_optimization: {stage3_prefetch_bucket: 5}}", "stage3_prefetch_bucket: is no key"),
         ("{zero_optimisation: {reduce_bucket_size: 5}}", "zero_optimisation is no key that DeepSpeed reads"),
         ("{elasticity: {enabled: true}}", "Elastic training has been removed"),
-        ("{train_batch_size: 1000}", "train_batch_size"),
+        ("{train_batch_size: 1000}", "use train.global_batch_size"),
         ("{optimizer: {type: Lion}}", "optimizer cannot be set here"),
     ):
         output = _deepspeed(config, tmp_path / "run", 1, f"engine.deepspeed.raw={raw}", code=2)
@@ -242,6 +242,10 @@ def test_nvme_is_refused_in_a_sentence_where_it_cannot_work(tiny_run, tmp_path):
     if _async_io_can_be_built():
         pytest.skip("it can work here: see the next test")
     output = _deepspeed(_run(tiny_run), tmp_path / "run", 1, *_nvme(tmp_path / "nvme"), code=2)
+    assert "libaio-dev" in output and "Traceback" not in output
+    place = f"{{device: nvme, nvme_path: {tmp_path / 'nvme'}}}"
+    raw = f"engine.deepspeed.raw={{zero_optimization: {{stage: 3, offload_param: {place}}}}}"
+    output = _deepspeed(_run(tiny_run), tmp_path / "run", 2, raw, code=2)
     assert "libaio-dev" in output and "Traceback" not in output
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from launcher.config import RunConfig
-from launcher.deepspeed_json import contradictions, deepspeed_json
+from launcher.deepspeed_json import contradictions, deepspeed_json, effective_stage
 from launcher.errors import UserError
 from launcher.yaml_config import load
 from tests.conftest import ROOT
@@ -65,6 +65,13 @@ def test_raw_keys_win_and_contradictions_name_both_values(tiny_run):
     assert "gradient_clipping is 2.0, our settings say 1.0" in str(only)
 
 
+def _raw_zero(keys: str) -> str:
+    return f"engine.deepspeed.raw={{zero_optimization: {keys}}}"
+
+
+_PARAMETERS_ON_CPU = ["engine.deepspeed.offload_parameters=cpu"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -76,11 +83,30 @@ def test_raw_keys_win_and_contradictions_name_both_values(tiny_run):
         (["engine.deepspeed.raw={zero_optimization: {round_robin_gradients: true}}"], "under wrong names"),
         (["engine.deepspeed.raw={zero_optimization: 2}"], "must be a mapping"),
         (["engine.deepspeed.raw={bf16: true}"], "must be a mapping"),
+        (["engine.deepspeed.raw={gradient_accumulation_steps: 4}"], "follows from train.global_batch_size"),
+        (["engine.deepspeed.raw={train_micro_batch_size_per_gpu: auto}"], "use train.micro_batch_size"),
+        (["engine.deepspeed.raw={train_batch_size: 16}"], "use train.global_batch_size"),
+        (["engine.deepspeed.raw={gradient_predivide_factor: 2.0}"], "all tokens of a step"),
+        (["engine.deepspeed.raw={prescale_gradients: true}"], "all tokens of a step"),
+        (["engine.deepspeed.raw={gradient_allreduce_op: sum}"], "all tokens of a step"),
+        (["engine.deepspeed.raw={amp: {enabled: true}}"], "DeepSpeed has removed it"),
+        ([_raw_zero("{offload_param: {device: cpu}}")], "offload_param needs engine.zero_stage=3"),
+        ([_raw_zero("{stage: 1}"), "engine.zero_stage=3", *_PARAMETERS_ON_CPU], "the stage is 1"),
+        ([_raw_zero("{offload_optimizer: {device: nvme, nvme_path: /x}}")], "nvme needs engine.zero_stage=3"),
+        ([_raw_zero("{stage: 3, offload_optimizer: {device: nvme}}")], "offload_optimizer.nvme_path must name"),
+        ([_raw_zero("{stage: 3, offload_param: {device: nvme}}")], "offload_param.nvme_path must name"),
+        ([_raw_zero("{cpu_offload_param: true}")], "engine.deepspeed.offload_parameters=cpu"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tiny_run, overrides, said):
     with pytest.raises(UserError, match=said):
         deepspeed_json(_config(tiny_run, *overrides), 2, "fp32")
+
+
+def test_the_stage_is_the_one_that_deepspeed_is_given(tiny_run):
+    config = _config(tiny_run, _raw_zero("{stage: 3, offload_param: {device: cpu}}"))
+    assert effective_stage(config) == deepspeed_json(config, 2, "fp32")["zero_optimization"]["stage"] == 3
+    assert effective_stage(_config(tiny_run, "engine.zero_stage=1")) == 1 and effective_stage(_config(tiny_run)) == 2
 
 
 def test_config_show_prints_it_and_warns(tiny_run):

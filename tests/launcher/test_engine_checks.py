@@ -20,6 +20,7 @@ TREE = {
 }
 ZBV = {"pp": 2, "pp_schedule": "zbv"}
 ZERO3 = {"name": "deepspeed", "zero_stage": 3}
+RAW_ZERO3 = {"name": "deepspeed", "deepspeed": {"raw": {"zero_optimization": {"stage": 3}}}}
 
 
 def found(severity, engine, parallel=None):
@@ -59,6 +60,12 @@ def found(severity, engine, parallel=None):
         ),
         (
             {**ZERO3, "activation_checkpointing": "selective"},
+            {},
+            "engine.activation_checkpointing",
+            "full or every_nth",
+        ),
+        (
+            {**RAW_ZERO3, "activation_checkpointing": "selective"},
             {},
             "engine.activation_checkpointing",
             "full or every_nth",
@@ -128,6 +135,7 @@ def test_what_is_refused_next_to_it_fits(engine, parallel):
             "messages",
         ),
         ({**ZERO3, "activation_checkpointing": "full", "compile": True}, {}, "engine.compile", "gathering"),
+        ({**RAW_ZERO3, "activation_checkpointing": "full", "compile": True}, {}, "engine.compile", "gathering"),
     ],
 )
 def test_what_has_no_effect_or_another_than_meant_is_noted(engine, parallel, setting, reader):
