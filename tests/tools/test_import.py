@@ -242,6 +242,8 @@ def test_another_step_moves_the_schedule_but_not_the_bias_correction(
     assert (manifest.step, manifest.optimizer_updates) == (1, STEPS)
     with pytest.raises(UserError, match=r"train\.steps=20 ends there"):
         import_run(foreign / "llama zero2", tmp_path / "late", config_of("llama"), step=20)
+    with pytest.raises(UserError, match=r"--step 20 leaves nothing to do"):
+        import_run(foreign / "llama zero2", tmp_path / "late", config_of("llama"), step=20)
 
 
 def test_tensors_pass_through_memory_a_few_at_a_time(
@@ -325,6 +327,8 @@ def test_a_missing_file_is_named(broken: Broken) -> None:
     (folder / "step3_universal/zero/transformer.h.0.ln_1.bias/exp_avg.pt").unlink()
     broken.refused("gpt2", folder, r"ln_1\.bias/exp_avg\.pt is missing")
     shutil.rmtree(folder / "step3_universal/zero/transformer.h.0.ln_1.bias")
+    broken.refused("gpt2", folder, r"transformer\.h\.0\.ln_1\.bias/fp32\.pt is missing")
+    (folder / "step3_universal/mp_rank_00_model_states.pt").unlink()
     broken.refused("gpt2", folder, r"transformer\.h\.0\.ln_1\.bias missing")
 
 
@@ -376,12 +380,115 @@ def test_files_of_two_saves_are_not_mixed(broken: Broken) -> None:
     folder = broken.copy("llama zero2")
     name = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
     shutil.copy(broken.foreign / "later" / "global_step5" / name, folder / name)
-    broken.refused("llama zero2", folder, r"step 3 in .* and at step 5 in")
+    for weights_only in (False, True):  # which lie in the same files
+        broken.refused(
+            "llama zero2",
+            folder,
+            r"step 3 in .* and at step 5 in (?!.*weights-only)",
+            weights_only=weights_only,
+        )
     folder = broken.copy("llama zero2")
     shutil.copy(folder / name, folder / name.replace("rank_1", "rank_3"))
     broken.refused("llama zero2", folder, r"rank_3.*of another save")
     shutil.copy(folder / name, folder / f"bf16_{name}")
     broken.refused("llama zero2", folder, "of the same rank")
+
+
+def change_file(path: Path, change: Callable[[Any], None]) -> None:
+    content = torch.load(path, weights_only=False)
+    with torch.no_grad():
+        change(content)
+    torch.save(content, path)
+
+
+def test_a_universal_checkpoint_of_two_saves(broken: Broken) -> None:
+    folder = broken.copy("universal2/step3_universal")
+    torch.save(torch.tensor(5.0), folder / "zero/transformer.h.0.ln_1.bias/step.pt")
+    for weights_only in (False, True):
+        broken.refused("gpt2", folder, r"files of two saves(?!.*weights-only)", weights_only=weights_only)
+    folder = broken.copy("universal3/step3_universal")
+    for file in folder.glob("*model_states.pt"):
+        change_file(file, lambda model: model.update(global_steps=6, skipped_steps=1))
+    broken.refused("gpt2", folder, r"is of update 5 \(global_steps 6 less .* 1\) .* of update 3: files of two saves")
+
+
+def test_the_model_file_is_of_the_same_save_as_the_optimizer_files(broken: Broken) -> None:
+    name, model = "zero_pp_rank_{}_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"
+    later = broken.foreign / "later" / "global_step5"
+    folder = broken.copy("llama zero2")
+    for rank in range(3):
+        shutil.copy(later / name.format(rank), folder / name.format(rank))
+    for weights_only in (False, True):
+        message = f"{model} is of update 3 .* of update 5: files of two saves"
+        broken.refused("llama zero2", folder, message, weights_only=weights_only)
+    folder = broken.copy("llama-untied zero3")
+    change_file(folder / f"zero_pp_rank_0_{model}", lambda content: content.update(global_steps=4))
+    broken.refused("llama-untied zero3", folder, "of update 4 .* of update 3: files of two saves")
+    change_file(folder / f"zero_pp_rank_0_{model}", lambda content: content.update(skipped_steps=1))
+    assert broken.run("llama-untied zero3", folder).optimizer_updates == STEPS
+
+
+def test_the_fp32_values_are_those_of_the_model_file(broken: Broken) -> None:
+    """Which shows files of two saves of the same step, and ranks' files under each other's names."""
+    name, model = "zero_pp_rank_{}_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"
+    folder = broken.copy("llama zero2")
+    first, second = folder / name.format(0), folder / name.format(1)
+    first.rename(folder / "aside")
+    second.rename(first)
+    (folder / "aside").rename(second)
+    for weights_only in (False, True):
+        message = rf"{model}: model\.\S+ differs there from its fp32 value"
+        broken.refused("llama zero2", folder, message, weights_only=weights_only)
+    folder = broken.copy("llama-untied bf16 zero1")
+    change_file(folder / model, lambda content: content["module"]["model.norm.weight"].mul_(1.01))
+    broken.refused("llama-untied bf16 zero1", folder, r"model\.norm\.weight differs there")
+    change_file(folder / model, lambda content: content["module"].pop("model.norm.weight"))
+    broken.refused("llama-untied bf16 zero1", folder, r"lacks model\.norm\.weight")
+
+
+def test_without_the_optimizer_files_of_zero_only_weights_are_there(broken: Broken) -> None:
+    for name, types in [("llama zero1", "float32"), ("llama-untied bf16 zero1", "bfloat16")]:
+        folder = broken.copy(name)
+        for path in folder.glob("*_optim_states.pt"):
+            path.unlink()
+        broken.refused(name, folder, r"no \*_optim_states\.pt, in which ZeRO-1 keeps.*--weights-only")
+        done = broken.run(name, folder, weights_only=True)
+        assert done.optimizer_updates is None and f"as rounded to {types}" in " ".join(done.notes)
+    folder = broken.copy("llama-untied zero3")
+    for path in folder.glob("*_optim_states.pt"):
+        path.unlink()
+    for weights_only in (False, True):
+        broken.refused("llama-untied zero3", folder, r"no \*_optim_states\.pt", weights_only=weights_only)
+
+
+def test_what_is_not_finite_is_refused(broken: Broken) -> None:
+    folder = broken.copy("llama zero2")
+    name = "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+
+    def spoil(content: Any) -> None:
+        content["optimizer_state_dict"]["base_optimizer_state"]["state"][0]["exp_avg_sq"][7] = float("inf")
+
+    change_file(folder / name, spoil)
+    broken.refused("llama zero2", folder, r"exp_avg_sq of model\.embed_tokens\.weight holds NaN or inf.*rank_0")
+    folder = broken.copy("universal3/step3_universal")
+    place = folder / "zero/transformer.h.1.ln_1.bias/fp32.pt"
+    change_file(place, lambda content: content[3:4].fill_(float("nan")))
+    broken.refused("gpt2", folder, r"param of transformer\.h\.1\.ln_1\.bias holds NaN or infinity")
+
+
+def test_a_damaged_pointer_is_told(broken: Broken, tmp_path: Path) -> None:
+    source = shutil.copytree(broken.foreign / "llama zero2", tmp_path / "source")
+    shutil.copytree(source / "global_step3", source / "global_step2")
+    for content, shown in [
+        (b"g" * 5000, "g{60},"),
+        (b"\0\x1b[2J\xff", r"\\x00\\x1b\[2J"),
+        (b" \n", "nothing"),
+        (b"global_step9", "global_step9"),
+    ]:
+        (source / "latest").write_bytes(content)
+        broken.refused("llama", source, rf"latest names {shown}.* is not in .*give the step's own folder")
+    (source / "latest").unlink()
+    broken.refused("llama", source, "latest is missing.* global_step2, global_step3")
 
 
 class Evil:
@@ -469,7 +576,7 @@ def test_folders_that_are_nothing_known(broken: Broken, tmp_path: Path) -> None:
     broken.refused("llama", tmp_path / "empty", "is no checkpoint known here")
     broken.refused("llama", tmp_path / "none", "is not a folder")
     (tmp_path / "empty" / "latest").write_text("../../etc")
-    broken.refused("llama", tmp_path / "empty", "names etc, which is not in")
+    broken.refused("llama", tmp_path / "empty", "names ../../etc, which is not in")
     shutil.copytree(broken.foreign / "llama dcp", tmp_path / "steps" / "step-3")
     broken.refused("llama", tmp_path / "steps", r"step-3 has one, give that")
     taken = tmp_path / "taken"

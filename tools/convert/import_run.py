@@ -29,7 +29,7 @@ from megamodel.errors import CheckpointError
 from megamodel.optim.adamw import state_key, state_shapes
 from megamodel.parallel.shard import Holding
 from tools.convert.dcp_read import METADATA, look_for_dcp, read_dcp
-from tools.convert.foreign import Foreign, ForeignTensor
+from tools.convert.foreign import Foreign
 from tools.convert.foreign_names import Naming, Place, recognise
 from tools.convert.out_folder import aside, check_free, check_space, check_writable, put_in_place
 from tools.convert.universal_read import ZERO, read_universal
@@ -110,10 +110,12 @@ def find_folder(source: Path) -> Path:
         return source
     for pointer in (source / "latest", source / "latest_universal"):
         if pointer.is_file():
-            folder = source / pointer.read_text(encoding="utf-8", errors="replace").strip()
-            if not folder.is_dir() or not folder.resolve().is_relative_to(source.resolve()):
-                raise UserError(f"{pointer} names {folder.name}, which is not in {source}; give the step's own folder.")
-            return folder
+            return _named_by(pointer)
+    if saves := sorted(path.name for path in source.glob("global_step*") if path.is_dir()):
+        raise UserError(
+            f"{source / 'latest'} is missing, which names the last save; give the folder of one: "
+            f"{', '.join(saves[:4])}{' and others' if len(saves) > 4 else ''}."
+        )
     if any(source.glob("*.distcp")):
         raise CheckpointError(f"{source / METADATA} is missing: that save was not completed; take another one")
     near = next(look_for_dcp(source), None)
@@ -121,6 +123,20 @@ def find_folder(source: Path) -> Path:
         f"{source} is no checkpoint known here: it has neither `latest` nor *_states.pt nor zero/ (DeepSpeed), "
         f"nor {METADATA} (torch.distributed.checkpoint)" + (f"; {near} has one, give that." if near else ".")
     )
+
+
+def _named_by(pointer: Path) -> Path:
+    """The folder that `latest` names, beside it; whatever the file holds, UserError shows it as one short line."""
+    name = pointer.read_bytes()[:4096].decode(errors="replace").strip()
+    shown = (name if name.isprintable() else ascii(name)[1:-1])[:60] or "nothing"
+    source, folder = pointer.parent, pointer.parent / name
+    try:
+        found = bool(name) and folder.is_dir() and folder.resolve().is_relative_to(source.resolve())
+    except (OSError, ValueError):  # too long, or with a zero byte in it
+        found = False
+    if not found:
+        raise UserError(f"{pointer} names {shown}, which is not in {source}; give the step's own folder.")
+    return folder
 
 
 def read_foreign(folder: Path, weights_only: bool = False, advance: Advance = lambda done: None) -> Foreign:
@@ -151,9 +167,9 @@ def _choose_step(foreign: Foreign, config: RunConfig, step: int | None) -> int:
     if chosen is None:
         raise UserError(f"{foreign.path} does not say its step; give --step N (0: the schedule starts anew).")
     if chosen >= config.train.steps:
+        where = f"{foreign.path} is at step {chosen}, and" if step is None else f"--step {step} leaves nothing to do:"
         raise UserError(
-            f"{foreign.path} is at step {chosen}, and train.steps={config.train.steps} ends there; raise train.steps, "
-            "or give another --step."
+            f"{where} train.steps={config.train.steps} ends there; raise train.steps, or give another --step."
         )
     return chosen
 
@@ -161,8 +177,7 @@ def _choose_step(foreign: Foreign, config: RunConfig, step: int | None) -> int:
 def _check_copies(foreign: Foreign, naming: Naming) -> None:
     """A tied head is stored twice by some; it must be the same twice."""
     for copy, table in naming.copies.items():
-        weights = foreign.tensors["param"]
-        if not torch.equal(weights[copy].read(), weights[table].read()):
+        if not torch.equal(foreign.read("param", copy), foreign.read("param", table)):
             raise CheckpointError(
                 f"{foreign.path}: {copy} differs from {table}, so they are not tied there; "
                 "set model.tie_word_embeddings: false"
@@ -172,14 +187,14 @@ def _check_copies(foreign: Foreign, naming: Naming) -> None:
 def _readers(foreign: Foreign, namings: Mapping[str, Naming]) -> dict[str, Callable[[], Tensor]]:
     """For each of our keys a function that reads it."""
     return {
-        state_key(kind, name): partial(_read, foreign.tensors[kind][place.source], place)
+        state_key(kind, name): partial(_read, foreign, kind, place)
         for kind, naming in namings.items()
         for name, place in naming.places.items()
     }
 
 
-def _read(tensor: ForeignTensor, place: Place) -> Tensor:
-    return place.of(tensor.read())
+def _read(foreign: Foreign, kind: str, place: Place) -> Tensor:
+    return place.of(foreign.read(kind, place.source))
 
 
 @dataclass(frozen=True)

@@ -11,33 +11,45 @@ from torch import Tensor
 from megamodel.errors import CheckpointError
 from megamodel.optim.adamw import MOMENTS
 from megamodel.parallel.shard import Box
-from tools.convert.foreign import Foreign, ForeignTensor, Piece, one_step
+from tools.convert.foreign import Foreign, ForeignTensor, Piece, check_updates, one_step
 from tools.convert.untrusted import Advance, load_torch_file
 
 ZERO = "zero"
 OPTIMIZER_STATE = "optimizer_state.pt"
+FILES = {"param": "fp32.pt", "exp_avg": "exp_avg.pt", "exp_avg_sq": "exp_avg_sq.pt"}
+"""File of each kind of tensor, in the folder of its parameter."""
 
 
 def read_universal(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
     """What the `zero` folder holds; CheckpointError names the file that is missing or damaged."""
-    model = _model_states(folder, advance)
+    model_file, model = _model_states(folder, advance)
     shapes = _shapes(model)
     parameters = sorted(path for path in (folder / ZERO).iterdir() if path.is_dir())
+    _check_present(folder, shapes)
     trained = [path for path in parameters if any((path / f"{moment}.pt").exists() for moment in MOMENTS)]
     tensors = {"param": {path.name: _tensor(path / "fp32.pt", shapes, advance) for path in parameters}}
-    step = None
+    step = one_step(folder, _steps(folder, trained, weights_only, advance)) if trained else None
+    check_updates(model_file or folder, model, step)
     if trained and not weights_only:
         for moment in MOMENTS:
             tensors[moment] = {path.name: _tensor(path / f"{moment}.pt", shapes, advance) for path in trained}
-        step = one_step(folder, _steps(folder, trained, advance))
-    global_step = model.get("global_steps")
-    return Foreign(folder, "DeepSpeed universal checkpoint", tensors, step, global_step)
+    updates = None if weights_only else step
+    return Foreign(folder, "DeepSpeed universal checkpoint", tensors, updates, model.get("global_steps"))
 
 
-def _model_states(folder: Path, advance: Advance) -> Mapping[str, Any]:
+def _check_present(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The model's file lists the trained parameters: a lost file is then told by its name, not as an unfit model."""
+    kinds = [kind for kind in FILES if any((folder / ZERO).glob(f"*/{FILES[kind]}"))]
+    for name in shapes:
+        for kind in kinds:
+            if not (path := folder / ZERO / name / FILES[kind]).exists():
+                raise CheckpointError(f"{path} is missing, and the model's file lists {name}; copy the whole folder")
+
+
+def _model_states(folder: Path, advance: Advance) -> tuple[Path | None, Mapping[str, Any]]:
     path = next(iter(sorted(folder.glob("*model_states.pt"))), None)
     content = load_torch_file(path, advance) if path is not None else {}
-    return content if isinstance(content, dict) else {}
+    return path, content if isinstance(content, dict) else {}
 
 
 def _shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -66,12 +78,14 @@ def _tensor(path: Path, shapes: Mapping[str, tuple[int, ...]], advance: Advance)
     return ForeignTensor(shape, (Piece(box, path, lambda: value),), flat)
 
 
-def _steps(folder: Path, parameters: list[Path], advance: Advance) -> dict[str, float]:
+def _steps(folder: Path, parameters: list[Path], weights_only: bool, advance: Advance) -> dict[str, float]:
     """Made of stages 1 and 2 each parameter has its step, made of stage 3 one file has it for all."""
     files = [path / "step.pt" for path in parameters if (path / "step.pt").exists()]
     if files:
         return {f"{path.parent.name}/{path.name}": _number(path, load_torch_file(path, advance)) for path in files}
     path = folder / ZERO / OPTIMIZER_STATE
+    if weights_only and not path.exists():
+        return {}
     content = load_torch_file(path, advance)
     try:
         states: Mapping[int, Any] = content["optimizer_state_dict"]["state"]

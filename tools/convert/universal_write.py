@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from megamodel.checkpoint.folder import sync_folder
-from tools.convert.universal_read import OPTIMIZER_STATE, ZERO
+from tools.convert.universal_read import FILES, OPTIMIZER_STATE, ZERO
 
 LATEST = "latest_universal"
-FILES = {"param": "fp32.pt", "exp_avg": "exp_avg.pt", "exp_avg_sq": "exp_avg_sq.pt"}
-"""File of each kind of tensor, in the folder of its parameter."""
 _FORMAT = "0.19.8"
 """The DeepSpeed whose files these are like."""
 _GROUPS = 1024

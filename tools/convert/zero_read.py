@@ -17,7 +17,7 @@ from torch import Tensor
 from megamodel.errors import CheckpointError
 from megamodel.optim.adamw import MOMENTS
 from megamodel.parallel.shard import Box
-from tools.convert.foreign import Foreign, ForeignTensor, Piece, one_step
+from tools.convert.foreign import Foreign, ForeignTensor, Piece, check_updates, check_weights, one_step
 from tools.convert.untrusted import Advance, load_torch_file
 
 _OPTIMIZER_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -53,7 +53,7 @@ def read_zero(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
     model_file, model = _model_states(folder, advance)
     files = _rank_files(folder)
     if not files:
-        return _without_zero(folder, model_file, model)
+        return _without_zero(folder, model_file, model, weights_only)
     shapes = _shapes(model_file, model)
     ranks = [_rank_file(path, shapes, advance) for path in files]
     _check_ranks(ranks, shapes, model)
@@ -64,9 +64,14 @@ def read_zero(folder: Path, weights_only: bool, advance: Advance) -> Foreign:
     tensors = {"param": _tensors(ranks, shapes, "param")}
     if not weights_only:
         tensors |= {moment: _tensors(ranks, shapes, moment) for moment in MOMENTS}
-    step = None if weights_only else one_step(folder, _steps(ranks))
+    step = one_step(folder, _steps(ranks, weights_only))
+    check_updates(model_file, model, step)
     kind = f"DeepSpeed ZeRO-{stage}, {len(ranks)} ranks"
-    return Foreign(folder, kind, tensors, step, model.get("global_steps"))
+    foreign = Foreign(folder, kind, tensors, None if weights_only else step, model.get("global_steps"))
+    foreign.check_complete()
+    if stage < 3:  # the model's file has the whole model once more
+        check_weights(foreign, model_file, model["module"])
+    return foreign
 
 
 def _model_states(folder: Path, advance: Advance) -> tuple[Path, dict[str, Any]]:
@@ -74,7 +79,7 @@ def _model_states(folder: Path, advance: Advance) -> tuple[Path, dict[str, Any]]
     if path is None:
         raise CheckpointError(f"{folder / _MODEL_FILES[0]} is missing (with ZeRO-3 {_MODEL_FILES[1]}); copy it, too")
     content = load_torch_file(path, advance)
-    if not isinstance(content, dict) or "module" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("module"), dict):
         raise CheckpointError(f"{path}: not what DeepSpeed writes, it has no `module`")
     return path, content
 
@@ -217,24 +222,46 @@ def _piece(path: Path, flat: Tensor, name: str, start: int, begin: int, count: i
     return Piece(Box((begin,), (count,)), path, lambda: part)
 
 
-def _steps(ranks: list[_RankFile]) -> dict[str, float]:
+def _steps(ranks: list[_RankFile], weights_only: bool) -> dict[str, float]:
+    """By the file and group that say it. The weights lie in the same files, so it matters for them, too."""
     steps = {}
     for rank in ranks:
         for group, state in enumerate(rank.states):
+            if state["step"] is None and weights_only:
+                continue
             if state["step"] is None:
                 raise CheckpointError(f"{rank.path}: the optimizer does not count its steps; use --weights-only")
             steps[f"{rank.path.name}, group {group}"] = float(state["step"])
     return steps
 
 
-def _without_zero(folder: Path, path: Path, model: Mapping[str, Any]) -> Foreign:
+def _without_zero(folder: Path, path: Path, model: Mapping[str, Any], weights_only: bool) -> Foreign:
     """Without ZeRO there is one file, and its optimizer state goes by numbers, not names."""
+    stage = _stage(model)
     weights = {name: value for name, value in model["module"].items() if isinstance(value, torch.Tensor)}
     if any(value.numel() == 0 for value in weights.values()):
         raise CheckpointError(f"{folder} has no *_optim_states.pt, in which ZeRO-3 keeps the weights; copy them, too")
+    if stage and not weights_only:
+        raise CheckpointError(
+            f"{folder} has no *_optim_states.pt, in which ZeRO-{stage} keeps fp32 weights and moments; "
+            f"copy them, too, or take what {path.name} has of the weights with --weights-only"
+        )
     notes = ["there are no *_optim_states.pt, so the weights are imported without optimizer state"]
+    if stage:
+        types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()}))
+        notes = [f"ZeRO-{stage}'s *_optim_states.pt are missing: the weights are {path.name}'s, as rounded to {types}"]
     tensors = {name: ForeignTensor(tuple(value.shape), (_whole(path, value),)) for name, value in weights.items()}
-    return Foreign(folder, "DeepSpeed without ZeRO", {"param": tensors}, None, model.get("global_steps"), notes)
+    kind = f"DeepSpeed ZeRO-{stage}, the model's file alone" if stage else "DeepSpeed without ZeRO"
+    return Foreign(folder, kind, {"param": tensors}, None, model.get("global_steps"), notes)
+
+
+def _stage(model: Mapping[str, Any]) -> int:
+    """Of the run that saved, as its settings say; without them, that there are param_shapes means some stage."""
+    try:
+        stage = model["ds_config"]["zero_optimization"]["stage"]
+    except (LookupError, TypeError):
+        stage = 0
+    return stage if isinstance(stage, int) and stage else int(bool(model.get("param_shapes")))
 
 
 def _whole(path: Path, value: Tensor) -> Piece:
