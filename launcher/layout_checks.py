@@ -65,18 +65,35 @@ class Case:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Ranks on each of AXES; dp_shard, when it is unset, is what the other axes leave."""
+        """Ranks on each of AXES; dp_shard, when it is unset, is what the other axes leave; 1 if ranks are amiss."""
+        ranks = self.ranks if self.takes_all_ranks else None
         if self.engine == "fsdp":
-            shard = self.dp_shard or max(1, (self.ranks or 1) // self.besides_shard)
+            shard = self.dp_shard or (ranks or self.besides_shard) // self.besides_shard
             return self.pp, self.dp_replicate, shard, self.cp, self.tp
         if self.engine == "ddp":
-            return 1, self.ranks or self.dp_replicate, 1, 1, 1
+            return 1, ranks or self.dp_replicate, 1, 1, 1
         return 1, 1, (self.ranks or 1) if self.engine == "deepspeed" else 1, 1, 1
 
     @property
     def besides_shard(self) -> int:
         """Ranks on all axes but dp_shard."""
         return self.pp * self.dp_replicate * self.cp * self.tp
+
+    @property
+    def takes_all_ranks(self) -> bool:
+        """Whether the axes make up the ranks; True where nothing says how many there will be."""
+        if self.ranks is None or self.engine in ("single", "deepspeed"):
+            return True
+        if self.engine == "ddp":
+            return self.dp_replicate in (1, self.ranks)
+        if self.dp_shard is None:
+            return self.ranks % self.besides_shard == 0
+        return self.besides_shard * self.dp_shard == self.ranks
+
+    @property
+    def data_ranks_known(self) -> bool:
+        """Whether `data_ranks` is their number, and not the least that it can be."""
+        return self.engine != "fsdp" or self.dp_shard is not None or (self.ranks is not None and self.takes_all_ranks)
 
     @property
     def data_ranks(self) -> int:
@@ -200,30 +217,22 @@ _SHARDS = Rule(
 )
 
 
-def _takes_all_ranks(case: Case) -> bool:
-    if case.ranks is None or case.engine in ("single", "deepspeed"):
-        return True
-    if case.engine == "ddp":
-        return case.dp_replicate in (1, case.ranks)
-    if case.dp_shard is None:
-        return case.ranks % case.besides_shard == 0
-    return case.besides_shard * case.dp_shard == case.ranks
-
-
 def _product(case: Case) -> str:
     named = ("dp_replicate",) if case.engine == "ddp" else AXES
     sizes = [(axis, getattr(case, axis) or 1) for axis in named]
     written = " x ".join(f"{axis} {size}" for axis, size in sizes if size > 1)
     total = case.dp_replicate if case.engine == "ddp" else case.besides_shard * (case.dp_shard or 1)
-    whole = " do not divide the" if case.dp_shard is None and case.engine == "fsdp" else ", but there are"
-    return f"{written} = {total} ranks{whole} {case.ranks} ranks"
+    if case.engine == "fsdp" and case.dp_shard is None and total < (case.ranks or 0):
+        return f"{written} = {total} ranks do not divide the {case.ranks} ranks"
+    there = "there is 1 rank" if case.ranks == 1 else f"there are {case.ranks} ranks"
+    return f"{written} = {total} ranks, but {there}"
 
 
 _RANKS = Rule(
     setting=lambda case: (
         "parallel." + next((axis for axis in ("dp_shard", *AXES) if (getattr(case, axis) or 1) > 1), "dp_shard")
     ),
-    holds=_takes_all_ranks,
+    holds=lambda case: case.takes_all_ranks,
     says=_product,
     vary=(*AXES, "ranks"),
 )
@@ -286,6 +295,7 @@ _POSITIONS = Rule(
     says=lambda case: (
         f"{case.seq_len} tokens, but the model has learned positions for model.max_position_embeddings={case.longest}"
     ),
+    vary=("seq_len",),
 )
 
 _ULYSSES = Rule(
@@ -328,7 +338,8 @@ def _fills_pipeline(case: Case) -> bool:
     if case.engine != "fsdp" or case.pp == 1 or not _BATCH.holds(case):
         return True
     if case.pp_schedule == "interleaved_1f1b":
-        return case.micro_batches % max(1, case.micro_batches // case.pp) == 0
+        # More data ranks have fewer micro-batches each, which may divide.
+        return not case.data_ranks_known or case.micro_batches % max(1, case.micro_batches // case.pp) == 0
     return case.pp_schedule == "zbv" or case.micro_batches >= case.pp
 
 

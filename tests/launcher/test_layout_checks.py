@@ -75,6 +75,7 @@ ILLEGAL = [
     ("fsdp", {"dp_replicate": 2, "dp_shard": 2}, {}, 2, "parallel.dp_shard", "; dp_shard 1; ranks 4"),
     ("fsdp", {"dp_replicate": 3}, {}, 4, "parallel.dp_replicate", "= 3 ranks do not divide the 4 ranks;"),
     ("fsdp", {"dp_replicate": 3}, {}, 4, "parallel.dp_replicate", "fit: dp_replicate 2 or 4; ranks 3 or 6"),
+    ("fsdp", {"tp": 2}, {}, 1, "parallel.tp", "tp 2 = 2 ranks, but there is 1 rank; the nearest that fit: tp 1; ranks"),
     ("ddp", {"dp_replicate": 4}, {}, 2, "parallel.dp_replicate", "= 4 ranks, but there are 2 ranks"),
     ("fsdp", {"pp": 2, "tp": 4}, {}, 12, "parallel.pp", "pp 2 x tp 4 = 8 ranks do not divide the 12 ranks; "),
     ("fsdp", {"tp": 3}, {}, 3, "parallel.tp", "3 does not divide model.num_key_value_heads=4; the nearest that fit: "),
@@ -128,6 +129,30 @@ def test_layouts_that_do_not_fit(engine, parallel, train, ranks, setting, part):
 def test_learned_positions_end():
     config = run(model={"position_embedding": "learned", "max_position_embeddings": 100}, train={"seq_len": 100}, cp=4)
     assert refused(config, 4)["train.seq_len"].endswith("; the nearest that fit: seq_len 96; cp 2")
+
+
+def test_both_mistakes_of_one_setting_name_a_value_that_mends_both():
+    config = run(model={"position_embedding": "learned", "max_position_embeddings": 100}, train={"seq_len": 130}, cp=4)
+    messages = [problem.message for problem in layout_problems(config, 4) if problem.setting == "train.seq_len"]
+    assert len(messages) == 2 and all("; the nearest that fit: seq_len 96" in message for message in messages)
+
+
+def test_a_wrong_number_of_ranks_is_the_only_mistake_told_of_it():
+    """Of seven ranks with tp 2, three would be left for data, among which the batch does not divide."""
+    message = refused(run(tp=2, train={"global_batch_size": 8}), 7)
+    assert message.keys() == {"parallel.tp"}
+    assert message["parallel.tp"].endswith("ranks do not divide the 7 ranks; the nearest that fit: ranks 4 or 8")
+
+
+def test_a_batch_that_no_number_of_ranks_divides_is_told_beside_it():
+    train = {"global_batch_size": 7, "micro_batch_size": 2}
+    assert refused(run(tp=2, train=train), 7).keys() == {"parallel.tp", "train.global_batch_size"}
+
+
+def test_micro_batches_of_an_unknown_number_of_ranks():
+    """Five of them do not divide into rounds of two; one on each of five data ranks does."""
+    config = run(pp=2, pp_schedule="interleaved_1f1b", train={"global_batch_size": 5})
+    assert refused(config, None) == refused(config, 10) == {} != refused(config, 2)
 
 
 def test_an_unknown_number_of_ranks_is_no_mistake():
