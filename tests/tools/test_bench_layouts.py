@@ -210,7 +210,8 @@ def test_a_start_takes_its_weights_and_one_parameter(tiny_run, monkeypatch, capf
     for rank in trace(monkeypatch, capfd, path, "--json")["ranks"]:
         one = rank["largest_parameter_bytes"]
         assert rank["parameter_bytes"] > 150e6
-        assert rank["peak_bytes"] < rank["parameter_bytes"] + one + 16e6, "more than a shard and one whole parameter"
+        modules = 64e6  # that building imports
+        assert rank["peak_bytes"] < rank["parameter_bytes"] + one + modules, "more than a shard and one parameter"
 
 
 def test_a_rank_that_fails_is_told(tiny_run, tmp_path):
