@@ -568,6 +568,10 @@ def test_what_is_not_this_model_is_told(broken: Broken, config_of: Callable, tmp
         (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(CheckpointError, match=message):
             import_run(folder, tmp_path / "out", tmp_path / "other.yaml")
+    with pytest.raises(CheckpointError, match=r"The names look like Llama, and .*Nearest are "):
+        import_run(folder, tmp_path / "out", config_of("gpt2"))
+    with pytest.raises(CheckpointError, match=r"The names look like GPT-2, and .*Nearest are "):
+        import_run(broken.copy("gpt2 zero2"), tmp_path / "out", config_of("llama"))
     assert not (tmp_path / "out").exists()
 
 
@@ -669,6 +673,83 @@ def test_a_source_with_another_optimizer(config_of: Callable, tmp_path: Path) ->
         import_run(tmp_path / "n", tmp_path / "run", config_of("llama-untied"))
     done = import_run(tmp_path / "n", tmp_path / "run", config_of("llama-untied"), step=7, weights_only=True)
     assert done.step == 7 and any("reset_optimizer" in note for note in done.notes)
+
+
+def trained_state(changed: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and AdamW's state after one update, under their names; one parameter's count may be another."""
+    model = GPT(ModelConfig(**LLAMA))
+    model.load_state_dict(random_weights(model.config))
+    optimizer = torch.optim.AdamW(model.parameters(), **ADAMW)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights, state = get_state_dict(model, optimizer)
+    if changed:
+        state["state"][changed]["step"] = torch.tensor(2.0)
+    return weights, state
+
+
+def test_moments_go_with_their_weights_and_not_with_averaged_ones(config_of: Callable, tmp_path: Path) -> None:
+    weights, state = trained_state()
+    averaged = {name: value / 2 for name, value in weights.items()}
+    config = config_of("llama-untied")
+
+    def save(name: str, content: dict[str, Any]) -> Path:
+        dcp.save(content, checkpoint_id=tmp_path / name, no_dist=True)
+        return tmp_path / name
+
+    for name, content, kept in [
+        ("beside", {"ema": averaged, "model": weights, "optim": state}, "model."),
+        ("deeper", {"app": {"ema": {"m": averaged}, "model": {"m": weights}, "optim": state}}, "app.model.m."),
+        ("top", {"ema": averaged, **weights, "optimizer": state}, ""),
+    ]:
+        done = import_run(save(name, content), tmp_path / f"run {name}", config)
+        tensors = dict(read_tensors(checkpoint_of(tmp_path / f"run {name}")))
+        assert all(torch.equal(tensors[f"param/{n}"], value) for n, value in weights.items()), name
+        assert any("ema." in note and f"beside {kept}*" in note for note in done.notes)
+        assert not any("no parameters" in note for note in done.notes)
+    lost = {name: value for name, value in weights.items() if name != "norm.weight"}
+    both = "more than once, as (ema|live).* and as (ema|live)"
+    for name, content, message, options in [
+        ("lost", {"ema": averaged, "model": lost, "optim": state}, r"norm\.weight missing", {}),
+        ("unclear", {"ema": averaged, "live": weights, "optim": state}, both, {}),
+        ("unclear", {"ema": averaged, "live": weights, "optim": state}, both, {"weights_only": True}),
+        ("alone", {"ema": averaged, "live": weights}, both, {"step": 1}),
+        ("two", {"model": weights, "optim": state, "optim2": state}, "are of two optimizers", {}),
+    ]:
+        folder = tmp_path / name if (tmp_path / name).exists() else save(name, content)
+        with pytest.raises(CheckpointError, match=message):
+            import_run(folder, tmp_path / "out", config, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_step_is_the_runs_own(config_of: Callable, tmp_path: Path) -> None:
+    """As a tensor or a plain number, and never that of a scheduler; two that differ are for the user to choose from."""
+    weights, state = trained_state()
+    folders = iter(range(100))
+
+    def run(extra: dict[str, Any], moments: Any = state, **options: Any) -> int:
+        number = next(folders)
+        folder, out = tmp_path / f"{number}", tmp_path / f"run{number}"
+        dcp.save(
+            {"model": weights, **({"optim": moments} if moments else {}), **extra}, checkpoint_id=folder, no_dist=True
+        )
+        return import_run(folder, out, config_of("llama-untied"), **options).step
+
+    scheduler = {"lr_scheduler": {"step": torch.tensor(9.0)}}
+    assert run({"step": 1, **scheduler}) == run(scheduler) == run({"train_state": {"step": torch.tensor(1)}}) == 1
+    assert run({"step": 7, **scheduler}, None) == 7
+    with pytest.raises(UserError, match="does not say its step; give --step"):
+        run(scheduler, None)
+    for weights_only in (False, True):
+        with pytest.raises(UserError, match=r"is at step 7 by `step`, 1 by the optimizer.* --step N"):
+            run({"step": 7}, weights_only=weights_only)
+    with pytest.raises(UserError, match=r"7 by `\S+`, [78] by `\S+`.* --step N|8 by `\S+`, 7 by `\S+`.* --step N"):
+        run({"step": 7, "train_state": {"step": torch.tensor(8)}}, None)
+    assert run({"step": 7}, step=7) == 7
+    for weights_only in (False, True):
+        with pytest.raises(CheckpointError, match=r"files of two saves(?!.*weights-only)"):
+            run({}, trained_state("norm.weight")[1], weights_only=weights_only)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -51,7 +51,11 @@ class Naming:
     copies: dict[str, str]
     """Foreign names of the copies that a tied head has, each with that of the table."""
     left_out: list[str]
-    """Foreign names of what is no parameter of the model."""
+    """Foreign names of everything else."""
+    prefix: str
+    """What stands before the names of all parameters."""
+    rivals: list[str]
+    """What stands before further copies of the model, such as averaged weights, which were not taken."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,21 @@ class _Convention:
     head: str
 
 
-def recognise(where: str, config: ModelConfig, shapes: Mapping[str, Shape]) -> Naming:
-    """Find each of our parameters among foreign tensors; CheckpointError says which names or shapes do not fit."""
+def recognise(where: str, config: ModelConfig, shapes: Mapping[str, Shape], beside: str | None = None) -> Naming:
+    """Find each of our parameters among foreign tensors; CheckpointError says which names or shapes do not fit.
+
+    Of several copies of the model the one in `beside`, directly or as `model`, is taken: there the optimizer lies.
+    """
     names = _without_wrappers(where, shapes)
-    tried = [(_fit(convention, config, names), convention) for convention in _conventions(config)]
+    tried = [(_fit(convention, config, names, beside), convention) for convention in _conventions(config)]
     fit, convention = min(tried, key=lambda pair: (len(pair[0].missing + pair[0].unknown), len(pair[0].left_out)))
     if fit.missing or fit.unknown:
-        raise CheckpointError(_misfit(where, fit, convention, len(names)))
+        raise CheckpointError(_misfit(where, fit, convention, names))
+    if fit.rivals and not fit.chosen:
+        raise CheckpointError(
+            f"{where}: the model is there more than once, as {fit.prefix}* and as {', '.join(fit.rivals)}*, and "
+            "nothing says which one the optimizer's moments are of; save that one alone, as `model` beside `optim`"
+        )
     for name, shape in convention.expected.items():
         found = shapes[names[fit.prefix + name]]
         if found != shape:
@@ -80,22 +92,29 @@ def recognise(where: str, config: ModelConfig, shapes: Mapping[str, Shape]) -> N
                 "write the source's sizes into its `model` section"
             )
     copies = {names[fit.prefix + name]: names[fit.prefix + convention.table] for name in fit.copies}
-    return Naming(convention.name, dict(_places(convention, fit.prefix, names)), copies, fit.left_out)
+    places = dict(_places(convention, fit.prefix, names))
+    return Naming(convention.name, places, copies, fit.left_out, fit.prefix, fit.rivals)
 
 
 @dataclass(frozen=True)
 class _Fit:
     prefix: str
+    rivals: list[str]
+    chosen: bool
+    """Is the prefix told by where the optimizer lies?"""
     missing: list[str]
     unknown: list[str]
     copies: list[str]
     left_out: list[str]
 
 
-def _fit(convention: _Convention, config: ModelConfig, names: Mapping[str, str]) -> _Fit:
+def _fit(convention: _Convention, config: ModelConfig, names: Mapping[str, str], beside: str | None) -> _Fit:
     """Compare with what stands behind the best prefix; foreign constants and what has another prefix are left out."""
-    prefixes = {name.removesuffix(convention.table) for name in names if name.endswith(convention.table)}
-    prefix = max(sorted(prefixes) or [""], key=lambda start: sum(start + name in names for name in convention.expected))
+    found = sorted({name.removesuffix(convention.table) for name in names if name.endswith(convention.table)})
+    fitting = {start: sum(start + name in names for name in convention.expected) for start in found or [""]}
+    own = [start for start in found if beside is not None and (start == beside or start.startswith(f"{beside}model."))]
+    prefix = own[0] if len(own) == 1 else max(fitting, key=lambda start: fitting[start])
+    rivals = [start for start, count in fitting.items() if start != prefix and count == len(convention.expected)]
     first_words = {name.split(".")[0] for name in convention.expected} | {convention.head.split(".")[0]}
     belongs = {n for n in names if n.startswith(prefix) and n.removeprefix(prefix).split(".")[0] in first_words}
     inside = {name.removeprefix(prefix) for name in belongs}
@@ -103,18 +122,36 @@ def _fit(convention: _Convention, config: ModelConfig, names: Mapping[str, str])
     unknown = {name for name in inside - convention.expected.keys() if not name.endswith(_CONSTANTS)}
     copies = unknown & {convention.head} if config.tie_word_embeddings else set()
     missing = [name for name in convention.expected if name not in inside]
-    return _Fit(prefix, missing, sorted(unknown - copies), sorted(copies), left_out)
+    return _Fit(prefix, rivals, len(own) == 1, missing, sorted(unknown - copies), sorted(copies), left_out)
 
 
-def _misfit(where: str, fit: _Fit, convention: _Convention, count: int) -> str:
+_MARKS = {
+    "mlp.gate_proj.weight": "Llama",
+    "feed_forward.w1.weight": "torchtitan's Llama",
+    "wte.weight": "GPT-2",
+}
+"""Ends of names by which a family is known."""
+
+
+def _looks_like(names: Mapping[str, str], convention: _Convention) -> str:
+    """The family of the names when it is not the one that was expected."""
+    for mark, family in _MARKS.items():
+        there, expected = (any(name.endswith(mark) for name in group) for group in (names, convention.expected))
+        if there and not expected:
+            return f"The names look like {family}, and `model` is set as another family. "
+    return ""
+
+
+def _misfit(where: str, fit: _Fit, convention: _Convention, names: Mapping[str, str]) -> str:
     def some(names: list[str]) -> str:
         return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     parts = [f"{some(fit.missing)} missing"] if fit.missing else []
     parts += [f"{some(fit.unknown)} unknown"] if fit.unknown else []
     return (
-        f"{where}: its {count} tensors are not those of the configured model. Nearest are {convention.name}: "
-        f"{'; '.join(parts)}. Set `model` as the source was made (layers, tie_word_embeddings, biases), or rename them"
+        f"{where}: its {len(names)} tensors are not those of the configured model. {_looks_like(names, convention)}"
+        f"Nearest are {convention.name}: {'; '.join(parts)}. "
+        "Set `model` as the source was made (layers, tie_word_embeddings, biases), or rename them"
     )
 
 

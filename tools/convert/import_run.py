@@ -157,11 +157,13 @@ def _recognise(foreign: Foreign, config: RunConfig) -> dict[str, Naming]:
     for kind, tensors in foreign.tensors.items():
         where = f"{foreign.path}, {kind}" if kind != "param" else str(foreign.path)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        namings[kind] = recognise(where, config.model, shapes)
+        namings[kind] = recognise(where, config.model, shapes, foreign.beside if kind == "param" else None)
     return namings
 
 
 def _choose_step(foreign: Foreign, config: RunConfig, step: int | None) -> int:
+    if step is None and foreign.doubt:
+        raise UserError(foreign.doubt)
     known = foreign.global_step if foreign.global_step is not None else foreign.optimizer_step
     chosen = known if step is None else step
     if chosen is None:
@@ -259,7 +261,9 @@ def _finish(run: RunFolder, config: RunConfig, source: Path, foreign: Foreign, s
 def _notes(foreign: Foreign, naming: Naming, step: int) -> list[str]:
     notes = [f"{', '.join(_UNSEEN)} show in no shape: they are the configuration's"]
     if naming.left_out:
-        notes.append(f"left out: {len(naming.left_out)} tensors that are no parameters, such as {naming.left_out[0]}")
+        notes.append(f"left out: {len(naming.left_out)} other tensors, such as {naming.left_out[0]}")
+    for rival in naming.rivals:
+        notes.append(f"{rival}* is the model once more and was left out: the optimizer lies beside {naming.prefix}*")
     if foreign.optimizer_step is None:
         notes.append("there is no optimizer state: train on with checkpoint.reset_optimizer=true")
     elif foreign.optimizer_step != step:
