@@ -53,8 +53,13 @@ class Contradiction(NamedTuple):
     ours: Any
     raw: Any
 
+    @property
+    def message(self) -> str:
+        """Both values, and which counts."""
+        return f"{self.key} is {self.raw!r}, our settings say {self.ours!r}; the raw key wins"
+
     def __str__(self) -> str:
-        return f"engine.deepspeed.raw: {self.key} is {self.raw!r}, our settings say {self.ours!r}; the raw key wins"
+        return f"{_RAW}: {self.message}"
 
 
 def deepspeed_json(config: RunConfig, world_size: int, precision: Literal["fp32", "bf16"]) -> Json:

@@ -126,6 +126,16 @@ def layout_problems(config: RunConfig, ranks: int | None) -> Iterator[Problem]:
     return problems_of(Case.of(config, ranks))
 
 
+def nearest_ranks(config: RunConfig, ranks: int) -> int | None:
+    """So many ranks if they fit, else the next fewer that do, else the next more; None if no number does."""
+    counts = (*range(ranks, 0, -1), *range(ranks + 1, ranks + _MANY))
+    return next((n for n in counts if all(rule.holds(Case.of(config, n)) for rule in RULES)), None)
+
+
+_MANY = 4096
+"""How many ranks more are tried."""
+
+
 def problems_of(case: Case) -> Iterator[Problem]:
     """An error for each broken rule, in their order, with the nearest numbers that make the case legal.
 

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ BYTES_PER_PARAMETER = 12
 """In a checkpoint: the fp32 weight and AdamW's two fp32 moments."""
 
 
-def check_run(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
-    """The notes about a run's file. Raises UserError that lists every mistake, the schema's and the run's."""
+def check_run(path: Path, overrides: Sequence[str], also: Callable[[RunConfig], Iterable[Problem]]) -> list[Problem]:
+    """The notes about a run's file. Raises UserError that lists every mistake: the schema's, the run's and `also`'s."""
     loaded, mistakes = examine(path, RunConfig, overrides)
     if loaded is None:
         raise UserError(report(path, mistakes))
-    return require(loaded, mistakes=mistakes)
+    problems = [*check(loaded.value), *also(loaded.value)]
+    _refuse(loaded, problems, mistakes)
+    return _notes(problems)
 
 
 def check_prepare(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -41,20 +43,19 @@ def check_prepare(path: Path, overrides: Sequence[str] = ()) -> None:
     _refuse(loaded, _inputs(loaded.value))
 
 
-def require(
-    loaded: Loaded[RunConfig], world_size: int | None = None, mistakes: Sequence[Mistake] = ()
-) -> list[Problem]:
-    """The notes about a run. Raises UserError that lists every error with the place where its setting was written.
-
-    `mistakes`: those already known, to be listed with the errors.
-    """
+def require(loaded: Loaded[RunConfig], world_size: int | None = None) -> list[Problem]:
+    """The notes about a run. Raises UserError that lists every error with the place where its setting was written."""
     problems = check(loaded.value, world_size)
-    _refuse(loaded, problems, mistakes)
+    _refuse(loaded, problems)
+    return _notes(problems)
+
+
+def _notes(problems: Iterable[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.severity == "note"]
 
 
 def _refuse(loaded: Loaded[Any], problems: Iterable[Problem], mistakes: Sequence[Mistake] = ()) -> None:
-    """Raise UserError that lists the errors with their places, if there are any."""
+    """Raise UserError that lists `mistakes`, known before, and the errors with their places, if there are any."""
     errors = [Mistake(loaded.origin(p.setting), p.setting, p.message) for p in problems if p.severity == "error"]
     if errors or mistakes:
         raise UserError(report(loaded.path, [*mistakes, *errors]))

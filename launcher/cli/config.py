@@ -26,9 +26,10 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 
     kind = kind_of(config, overrides or ())
     if kind == "run":
-        for note in check_run(config, overrides or ()):
+        from launcher.train.here import problems_here
+
+        for note in check_run(config, overrides or (), problems_here):
             typer.echo(f"note: {note.setting}: {note.message}")
-        _deepspeed(load(config, schemas()[kind], overrides or ()).value)
     elif kind == "data":
         check_prepare(config, overrides or ())
     else:
@@ -67,18 +68,14 @@ def _deepspeed(run: object) -> dict[str, Any] | None:
 
     if not (isinstance(run, RunConfig) and run.engine.name == "deepspeed"):
         return None
-    import torch
-
     from launcher.deepspeed_json import contradictions, deepspeed_json
-    from launcher.train.start import default_ranks
+    from launcher.train.here import ranks_and_precision
 
-    ranks, precision = run.engine.ranks or default_ranks(run.engine), run.engine.precision
-    if precision == "auto":
-        gpu = run.engine.device == "cuda" or (run.engine.device == "auto" and torch.cuda.is_available())
-        precision = "bf16" if gpu else "fp32"
+    ranks, precision = ranks_and_precision(run)
+    given = deepspeed_json(run, ranks, precision)
     for contradiction in contradictions(run, ranks, precision):
         typer.echo(f"warning: {contradiction}", err=True)
-    return deepspeed_json(run, ranks, precision)
+    return given
 
 
 @sub.command()

@@ -17,7 +17,14 @@ from launcher.errors import UserError
 
 def import_deepspeed(ranks: Ranks, timeout: timedelta) -> ModuleType:
     """The package, set up for this rank's device and process group. UserError names the extra when it is missing."""
-    os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
+    deepspeed = load_package(ranks.device.type)
+    _share_world(timeout)
+    return deepspeed
+
+
+def load_package(device_type: str) -> ModuleType:
+    """The package, for this type of device and without a process group. UserError names the extra if it is missing."""
+    os.environ.setdefault("DS_ACCELERATOR", device_type)
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
         import deepspeed
@@ -35,7 +42,6 @@ def import_deepspeed(ranks: Ranks, timeout: timedelta) -> ModuleType:
             handler.setStream(sys.stderr)
     # Without this DeepSpeed compiles a shared-memory all-reduce into the home folder, for inference on CPUs.
     deepspeed.ops.__compatible_ops__ = {}
-    _share_world(timeout)
     return deepspeed
 
 
@@ -84,7 +90,7 @@ def refusal(json: dict[str, Any], raw: dict[str, Any]) -> str | None:
     except Exception as error:  # pydantic's, DeepSpeed's own, and bare assertions
         return _in_a_line(error)
     unread = [key for key in raw if key not in asked.keys_read]
-    return f"{unread[0]} is no key that DeepSpeed reads" if unread else None
+    return "; ".join(f"{key} is no key that DeepSpeed reads" for key in unread) or None
 
 
 class _Asked(dict[str, Any]):
