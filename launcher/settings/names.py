@@ -58,9 +58,23 @@ FOREIGN: dict[str, str] = {
         "engine.activation_checkpointing": (
             "gradient_checkpointing recompute_activations activation_checkpoint checkpoint_activations"
         ),
+        "engine.zero_stage": "zero_optimization zero_optimization_stage zero",
+        "engine.deepspeed.raw": "deepspeed_config ds_config deepspeed_json",
+        "engine.deepspeed.offload_optimizer": "optimizer_offload cpu_offload_optimizer",
+        "engine.deepspeed.offload_parameters": "offload_param param_offload",
+        "engine.offload_activations": "activation_offload offload_activation cpu_offloading",
+        "engine.bucket_megabytes": "bucket_cap_mb reduce_bucket_size",
         "engine.timeout_seconds": "ddp_timeout distributed_timeout_minutes nccl_timeout",
         "parallel.dp_replicate": "data_parallel_replicate_degree hsdp replicas",
         "parallel.dp_shard": "data_parallel_shard_degree data_parallel_size fsdp_size dp",
+        "parallel.tp": "tensor_parallel tensor_model_parallel_size tensor_parallel_size tensor_parallel_degree tp_size",
+        "parallel.pp": (
+            "pipeline_parallel pipeline_model_parallel_size pipeline_parallel_size pipeline_parallel_degree pp_size"
+        ),
+        "parallel.pp_schedule": "pipeline_parallel_schedule pipeline_schedule",
+        "parallel.pp_stages_per_rank": "virtual_pipeline_model_parallel_size num_virtual_stages_per_pipeline_rank",
+        "parallel.cp": "context_parallel context_parallel_size context_parallel_degree cp_size",
+        "parallel.cp_method": "context_parallel_rotate_method cp_comm_type",
         "checkpoint.every_steps": "save_interval save_steps save_every checkpoint_interval save_every_steps",
         "checkpoint.keep": "save_total_limit keep_last keep_last_k max_to_keep",
         "checkpoint.permanent_every_steps": "keep_every permanent_save_interval",
@@ -76,6 +90,7 @@ _ACCUMULATION = (
 )
 _RESUME = "is not a setting: `megamodel train` goes on from the newest good checkpoint in run_dir by itself"
 _EPOCHS = "is not a setting: give train.steps; `megamodel config check` says how many epochs that is"
+_SEQUENCE = "is not a setting: parallel.tp shares the sequence between the blocks by itself; remove the line"
 _DROPOUT = "is not a setting: there is no dropout; remove the line"
 
 # Names whose meaning does not exist here, with what to do instead; the whole sentence after the name.
@@ -85,21 +100,10 @@ ADVICE: dict[str, str] = {
         _ACCUMULATION: "gradient_accumulation_steps grad_accum accumulate_grad_batches grad_accumulation_steps",
         _RESUME: "resume resume_from_checkpoint load init_from resume_from load_checkpoint",
         _EPOCHS: "num_train_epochs epochs num_epochs max_epochs",
+        _SEQUENCE: "sequence_parallel",
         _DROPOUT: "dropout attention_dropout hidden_dropout attn_pdrop resid_pdrop embd_pdrop",
-        "is not there yet (tensor parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
-            "tp tensor_parallel tensor_model_parallel_size tensor_parallel_size tensor_parallel_degree tp_size"
-        ),
-        "is not there yet (pipeline parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
-            "pp pipeline_parallel pipeline_model_parallel_size pipeline_parallel_size pipeline_parallel_degree pp_size"
-        ),
-        "is not there yet (context parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
-            "cp context_parallel context_parallel_size context_parallel_degree cp_size sequence_parallel"
-        ),
         "is not there yet (expert parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
             "ep expert_parallel expert_model_parallel_size expert_parallel_size num_experts n_experts"
-        ),
-        "is not there yet (DeepSpeed); engine.name=fsdp shards parameters, gradients and optimizer as ZeRO-3 does": (
-            "zero_stage zero_optimization deepspeed"
         ),
         "is not there yet; metrics go to RUN/metrics.jsonl and TensorBoard (monitor.tensorboard)": (
             "wandb wandb_project use_wandb wandb_log"
@@ -154,5 +158,5 @@ def _how(name: str) -> str:
         "final_lr": " (as a part of the peak: final_lr / lr)",
         "eta_min": " (as a part of the peak: eta_min / lr)",
         "lr_min": " (as a part of the peak: lr_min / lr)",
-        "gradient_checkpointing": " (none or full)",
+        "gradient_checkpointing": " (none, full, every_nth, selective or memory_budget)",
     }.get(name, "")
