@@ -16,7 +16,7 @@ from megamodel.parallel.tensor import (
     deal_out_tokens,
     gather_tokens,
 )
-from tests.conftest import GPT2, LLAMA
+from tests.conftest import GPT2, LLAMA, ROOT
 from tests.ranks import in_ranks
 
 ARCHITECTURES = [LLAMA, LLAMA | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}, GPT2]
@@ -32,6 +32,11 @@ def test_every_parameter_has_a_cut_and_every_row_of_the_table_a_module():
     assert {cut_dim(name) for name in names} == {None, 0, 1}
     modules = {".".join("*" if part.isdigit() else part for part in name.split(".")[:-1]) for name in names}
     assert modules == {module for module, _ in TABLE}
+
+
+def test_the_guide_shows_the_table():
+    guide = (ROOT / "docs" / "guides" / "layouts.md").read_text()
+    assert all(f"| `{module}` | {cut.value} |" in guide for module, cut in TABLE)
 
 
 def cut_boxes(settings):
