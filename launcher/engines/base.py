@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,8 @@ class Engine(ABC):
     """
 
     optimizer_kind = "adamw"
+    module: Any
+    """What is called: this rank's model, as a module or as DeepSpeed's engine."""
 
     def __init__(self, config: RunConfig, ranks: Ranks, eos_id: int | None = None) -> None:
         self.config, self.ranks, self.eos_id = config, ranks, eos_id
@@ -67,12 +69,17 @@ class Engine(ABC):
             lr: learning rate of this step.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:
         """This rank's part of the summed cross-entropy over sequences [B, seq_len + 1]; rows of -1 are padding.
 
         `sum_over_ranks` of it is the whole.
         """
+        return self._loss_sum(tokens)
+
+    def _loss_sum(self, tokens: Tensor) -> Tensor:
+        inputs = self.inputs(tokens)
+        return self.module(inputs.ids, inputs.targets, None, inputs.positions, inputs.documents)
 
     @abstractmethod
     def state(self) -> dict[str, Holding]:

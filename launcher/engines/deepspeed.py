@@ -125,15 +125,6 @@ class DeepSpeedEngine(Engine):
         norm = torch.as_tensor(self.module.get_global_grad_norm(), dtype=torch.float32, device=self.ranks.device)
         return StepOutput(self.sum_over_ranks(loss), norm)
 
-    @torch.no_grad()
-    def evaluate(self, tokens: Tensor) -> Tensor:
-        """See `Engine`."""
-        return self._loss_sum(tokens)
-
-    def _loss_sum(self, tokens: Tensor) -> Tensor:
-        inputs = self.inputs(tokens)
-        return self.module(inputs.ids, inputs.targets, None, inputs.positions, inputs.documents)
-
     def state(self) -> dict[str, Holding]:
         """See `Engine`. With the optimizer on NVMe these are copies of what lies there."""
         return self._flat.holdings(self._flat.partitions())

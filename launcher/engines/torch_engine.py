@@ -93,15 +93,6 @@ class TorchEngine(Engine):
         """Context of one backward pass: gradients meet those of the other ranks in the last one only."""
         return contextlib.nullcontext()
 
-    @torch.no_grad()
-    def evaluate(self, tokens: Tensor) -> Tensor:
-        """See `Engine`."""
-        return self._loss_sum(tokens)
-
-    def _loss_sum(self, tokens: Tensor) -> Tensor:
-        inputs = self.inputs(tokens)
-        return self.module(inputs.ids, inputs.targets, None, inputs.positions, inputs.documents)
-
     def _clip(self) -> Tensor:
         """Scale the gradient down to max_grad_norm; return its norm before.
 

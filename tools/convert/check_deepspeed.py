@@ -98,6 +98,9 @@ def main() -> int:
         import deepspeed
         import torch.distributed as dist
 
+        # Without this it compiles a shared-memory all-reduce into the home folder, and waits there for a lock that a
+        # killed compilation has left behind.
+        deepspeed.ops.__compatible_ops__ = {}
         with tempfile.TemporaryDirectory() as meeting_place:
             dist.init_process_group("gloo", init_method=f"file://{meeting_place}/store", rank=0, world_size=1)
             deepspeed.init_distributed("gloo")
