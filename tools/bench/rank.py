@@ -3,6 +3,7 @@
 Alone it starts the ranks. Each writes what it found to OUT/rank_N.json.
 """
 
+import gc
 import json
 import statistics
 import sys
@@ -36,6 +37,15 @@ def main(arguments: Sequence[str]) -> int:
     if count > 1 and not is_rank():
         return start_local(arguments, count, Path(out) / "logs", "tools.bench.rank")
     ranks = join(config.engine)
+    found = _look(config, ranks, what, int(rounds))
+    (Path(out) / f"rank_{ranks.rank}.json").write_text(json.dumps(found))
+    gc.collect()  # an engine that outlives its process groups may abort the process at its end
+    leave()
+    return 0
+
+
+def _look(config: RunConfig, ranks: Ranks, what: str, rounds: int) -> dict[str, Any]:
+    """Build the engine, and say what the start took, and what the rank holds or how its steps go."""
     memory = PeakMemory(ranks.device)
     started = time.perf_counter()
     engine = build_engine(config, ranks, eos_id=0)
@@ -43,12 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     if what == "start":
         _meet(ranks)  # all stand for a moment, for whoever watches them together
         time.sleep(_LOOK_SECONDS)
-        found |= held(engine)
-    else:
-        found |= measure(engine, memory, int(rounds))
-    (Path(out) / f"rank_{ranks.rank}.json").write_text(json.dumps(found))
-    leave()
-    return 0
+        return found | held(engine)
+    return found | measure(engine, memory, rounds)
 
 
 def measure(engine: Engine, memory: PeakMemory, rounds: int) -> dict[str, Any]:
