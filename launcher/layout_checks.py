@@ -139,13 +139,17 @@ _MANY = 4096
 def problems_of(case: Case) -> Iterator[Problem]:
     """An error for each broken rule, in their order, with the nearest numbers that make the case legal.
 
-    Where no single number does, they are the nearest that keep this rule and break no other.
+    Where no single number does, they are the nearest that keep this rule and break no other; where none does that
+    either, the nearest that keep this rule, and it says that something else must change with them.
     """
     broken = [rule for rule in RULES if not rule.holds(case)]
     for rule in broken:
         kept = tuple(other for other in RULES if other is rule or other not in broken)
         near = _alternatives(case, rule.vary, RULES) or _alternatives(case, rule.vary, kept)
-        yield error(rule.setting(case), rule.says(case) + (f"; the nearest that fit: {near}" if near else ""))
+        hint = f"; the nearest that fit: {near}" if near else ""
+        if not near and (alone := _alternatives(case, rule.vary, (rule,))):
+            hint = f"; the nearest that this rule allows: {alone}, which need other ranks or another batch"
+        yield error(rule.setting(case), rule.says(case) + hint)
 
 
 def _alternatives(case: Case, fields: tuple[str, ...], rules: "tuple[Rule, ...]") -> str:

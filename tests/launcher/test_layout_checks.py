@@ -13,7 +13,7 @@ from launcher.errors import UserError
 from launcher.layout import layout_of
 from launcher.layout_checks import RULES, Case, layout_problems, problems_of
 from launcher.yaml_config import load
-from tests.conftest import ROOT
+from tests.conftest import LLAMA, ROOT
 
 MODEL = {
     "vocab_size": 512,
@@ -259,3 +259,10 @@ def test_the_examples_fit_the_ranks_that_they_are_made_for(name, ranks):
     assert refused(config, ranks) == {}
     assert layout_of(config, ranks).world_size == ranks
     assert refused(config, ranks + 3).keys() >= {"parallel.dp_shard" if config.parallel.dp_shard else "parallel.pp"}
+
+
+def test_where_no_single_number_helps_the_nearest_of_the_rule_are_named_all_the_same(tiny_run):
+    model = LLAMA | {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
+    config = tiny_run(model=model, engine={"name": "fsdp"}, parallel={"tp": 4}, train={"global_batch_size": 12})
+    (problem,) = problems_of(Case.of(load(config, RunConfig).value, 4))
+    assert problem.message.endswith("this rule allows: tp 3, which need other ranks or another batch")
