@@ -262,7 +262,7 @@ def test_the_examples_fit_the_ranks_that_they_are_made_for(name, ranks):
 
 
 def test_where_no_single_number_helps_the_nearest_of_the_rule_are_named_all_the_same(tiny_run):
-    model = LLAMA | {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
+    model = LLAMA | {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 96}
     config = tiny_run(model=model, engine={"name": "fsdp"}, parallel={"tp": 4}, train={"global_batch_size": 12})
     (problem,) = problems_of(Case.of(load(config, RunConfig).value, 4))
     assert problem.message.endswith("this rule allows: tp 3, which need other ranks or another batch")
