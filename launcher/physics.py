@@ -8,12 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.config import LoadTokenizer, PrepareConfig
+from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.mixture.blend import PERIOD, Blend
 from data_pipeline.read import expand
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer.settings import LoadTokenizer
 from launcher.config import RunConfig, SourceConfig, WsdSchedule
 from launcher.engine_checks import engine_problems
 from launcher.errors import UserError
@@ -207,11 +208,12 @@ def _folder(setting: str, path: Path) -> Iterator[Problem]:
 
 def _inputs(config: PrepareConfig) -> Iterator[Problem]:
     """The corpus and the tokenizer are there, and the result has a place."""
-    for index, pattern in enumerate(config.files):
-        try:
-            expand([pattern])
-        except DataError as problem:
-            yield error(f"files.{index}", str(problem))
+    for number, source in enumerate(config.sources):
+        for index, pattern in enumerate(source.files if source.kind == "files" else []):
+            try:
+                expand([pattern])
+            except DataError as problem:
+                yield error(f"sources.{number}.files.{index}", str(problem))
     if isinstance(config.tokenizer, LoadTokenizer):
         try:
             Tokenizer.load(config.tokenizer.path)

@@ -14,13 +14,14 @@ from typing import Any
 
 import tokenizers
 
-from data_pipeline.config import LoadTokenizer, PrepareConfig
+from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.tokenize import reading, write_documents
 from data_pipeline.files import folder_aside, sync_folder, write_atomically
 from data_pipeline.read import Document, expand
 from data_pipeline.shards import Manifest, ShardSet, ShardWriter, describe_sources
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.tokenizer.settings import LoadTokenizer
 
 STAMP = "prepared.json"
 _OURS = re.compile(
@@ -47,7 +48,7 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
 
     The same configuration and the same files give the same bytes, on any number of cores.
     """
-    paths = expand(config.files)
+    paths = expand(_files(config))
     stamp = _stamp(config, paths)
     if not force and _holds(config.out, stamp):
         return _opened(config.out, up_to_date=True)
@@ -66,6 +67,10 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     return _opened(config.out, up_to_date=False)
 
 
+def _files(config: PrepareConfig) -> list[str]:
+    return [file for source in config.sources if source.kind == "files" for file in source.files]
+
+
 def is_validation(document: Document, fraction: float, seed: int) -> bool:
     """Decide the split by a keyed hash of the document's identity: adding files moves no other document."""
     digest = hashlib.blake2b(document.identity.encode(), key=str(seed).encode(), digest_size=8).digest()
@@ -77,12 +82,12 @@ def _make(config: PrepareConfig, paths: list[Path], folder: Path) -> None:
     tokenizer = _tokenizer(config, paths)
     tokenizer.save(folder / "tokenizer")
     sources = describe_sources(paths)
-    arguments = (tokenizer, sources, config.tokens_per_shard, config.text_field, config.id_field)
+    arguments = (tokenizer, sources, config.tokens_per_shard, config.sources[0].text_field, config.sources[0].id_field)
     with (
         ShardWriter(folder / "train", *arguments) as train,
         ShardWriter(folder / "validation", *arguments) as validation,
     ):
-        with reading("tokenizing", paths, config.text_field, config.id_field) as documents:
+        with reading("tokenizing", paths, config.sources[0].text_field, config.sources[0].id_field) as documents:
             write_documents(documents, tokenizer, lambda d: validation if _is_validation(d, config) else train)
         _check_split(config, train.num_documents, validation.num_documents)
         train.commit()
@@ -96,7 +101,9 @@ def _tokenizer(config: PrepareConfig, paths: list[Path]) -> Tokenizer:
     """Load the tokenizer, or train it on the training side of the split only."""
     if isinstance(config.tokenizer, LoadTokenizer):
         return Tokenizer.load(config.tokenizer.path)
-    with reading("training the tokenizer", paths, config.text_field, config.id_field) as documents:
+    with reading(
+        "training the tokenizer", paths, config.sources[0].text_field, config.sources[0].id_field
+    ) as documents:
         texts = (d.text for d in documents if not _is_validation(d, config))
         return train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.model_max_length)
 
@@ -107,7 +114,7 @@ def _is_validation(document: Document, config: PrepareConfig) -> bool:
 
 def _check_split(config: PrepareConfig, train: int, validation: int) -> None:
     if train + validation == 0:
-        raise DataError(f"the corpus is empty: no document with text in {', '.join(config.files)}.")
+        raise DataError(f"the corpus is empty: no document with text in {', '.join(_files(config))}.")
     if train == 0 or (config.validation_fraction and validation == 0):
         raise DataError(
             f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "

@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
     """One document and where it came from."""
 
@@ -19,6 +19,8 @@ class Document:
     """The corpus's own name for the document, where it has one."""
     offset: int = 0
     """Byte at which the record starts in the (uncompressed) file; 0 where the format has no such thing."""
+    language: str | None = None
+    """Its language (en, zh, ...), where the source's settings or a step say it."""
 
     @property
     def identity(self) -> str:
@@ -29,6 +31,31 @@ class Document:
     def identity_hash(self) -> int:
         """64 bits of the identity: enough to find a document again without storing every id."""
         return hash_identity(self.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that could not be read: it is counted and kept aside, and the reading goes on."""
+
+    source: str
+    """Path of the file, as it was given."""
+    position: int
+    """Number of the record in that file, from 0."""
+    offset: int
+    """Byte at which the record starts in the (uncompressed) file; 0 where the format has no such thing."""
+    reason: str
+    """What is wrong with it, in one sentence."""
+    excerpt: bytes = b""
+    """How it begins: at most 200 bytes."""
+
+
+class Place(NamedTuple):
+    """Where to begin reading in a file: everything before this record is passed over."""
+
+    position: int = 0
+    """Number of the record."""
+    offset: int = 0
+    """Byte at which it starts in the (uncompressed) file, where the format has such a thing."""
 
 
 def identity_of(id_: Any, source: str, position: int) -> str:

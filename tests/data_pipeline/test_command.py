@@ -13,6 +13,12 @@ from data_pipeline.tokenizer import Tokenizer
 from launcher.cli import data as command
 from tests.data_pipeline.conftest import write_jsonl
 
+CONFIG = """
+out: {out}
+sources: [{{kind: files, files: [{corpus}]}}]
+tokenizer: {{kind: train, vocab_size: 500}}
+"""
+
 
 def megamodel(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "launcher", *map(str, arguments)]
@@ -50,7 +56,7 @@ def test_the_way_from_text_to_shards(corpus: Path, tmp_path: Path):
 
 def test_prepare_with_overrides(corpus: Path, tmp_path: Path):
     file = tmp_path / "data.yaml"
-    file.write_text(f"out: {tmp_path}/out\nfiles: [{corpus}]\ntokenizer: {{kind: train, vocab_size: 500}}\n")
+    file.write_text(CONFIG.format(out=tmp_path / "out", corpus=corpus))
     arguments = ("data", "prepare", file, "validation_fraction=0.2", "tokenizer.vocab_size=400")
     first, second = megamodel(*arguments), megamodel(*arguments)
     assert first.returncode == second.returncode == 0, first.stderr
@@ -93,9 +99,9 @@ def test_a_tokenizer_is_replaced_only_when_told_to(corpus: Path, tmp_path: Path)
 
 def test_a_tiny_validation_set_is_warned_of(corpus: Path, tmp_path: Path):
     file = tmp_path / "data.yaml"
-    file.write_text(f"out: {tmp_path}/out\nfiles: [{corpus}]\ntokenizer: {{kind: train, vocab_size: 500}}\n")
+    file.write_text(CONFIG.format(out=tmp_path / "out", corpus=corpus))
     short = write_jsonl(tmp_path / "short.jsonl", [{"text": f"Document {n}."} for n in range(60)])
-    done = megamodel("data", "prepare", file, "validation_fraction=0.3", f"files=[{short}]")
+    done = megamodel("data", "prepare", file, "validation_fraction=0.3", f"sources.0.files=[{short}]")
     tokens = ShardSet.open(tmp_path / "out/validation").num_tokens
     assert tokens < 2049 and f"only {tokens:,} tokens" in done.stderr
     assert "only" not in megamodel("data", "prepare", file, "validation_fraction=0.5").stderr

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def config(corpus: Path, out: Path, **changes) -> PrepareConfig:
     settings = {
         "out": out,
-        "files": [str(corpus)],
+        "sources": [{"kind": "files", "files": [str(corpus)]}],
         "tokenizer": {"kind": "train", "vocab_size": 500},
         "validation_fraction": 0.2,
     }
@@ -228,9 +228,14 @@ def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path,
 
 def test_the_home_folder_is_meant(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    settings = config(corpus, Path("~/out"), files=["~/*.jsonl", "a~b"], tokenizer={"kind": "load", "path": "~/t"})
+    settings = config(
+        corpus,
+        Path("~/out"),
+        sources=[{"kind": "files", "files": ["~/*.jsonl", "a~b"]}],
+        tokenizer={"kind": "load", "path": "~/t"},
+    )
     assert (settings.out, settings.tokenizer.path) == (tmp_path / "out", tmp_path / "t")
-    assert settings.files == [f"{tmp_path}/*.jsonl", "a~b"]
+    assert settings.sources[0].files == [f"{tmp_path}/*.jsonl", "a~b"]
     with pytest.raises(ValueError, match="no home folder for ~nobody-here"):
         config(corpus, Path("~nobody-here/out"))
 

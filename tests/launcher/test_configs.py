@@ -100,12 +100,12 @@ class TestCheck:
         assert "did you mean configs/runs/quickstart.yaml?" in done.stderr
 
     def test_a_preparation_is_checked_against_its_inputs(self, tmp_path):
-        changes = ["files=[here.txt, gone.txt]", "tokenizer={kind: load, path: nowhere}", "out=here.txt/x"]
+        changes = ["sources.0.files=[here.txt, gone.txt]", "tokenizer={kind: load, path: nowhere}", "out=here.txt/x"]
         (tmp_path / "here.txt").write_text("here")
         (tmp_path / "d.yaml").write_text(f"base: {ROOT}/configs/data/quickstart.yaml\ntokenizer: {{vocab_size: 300}}\n")
         done = megamodel("config", "check", "d.yaml", *changes, cwd=tmp_path)
         assert done.returncode == 2
-        assert "command line: files.1: gone.txt: no such file" in done.stderr
+        assert "command line: sources.0.files.1: gone.txt: no such file" in done.stderr
         assert "command line: tokenizer.path: no tokenizer at nowhere" in done.stderr
         assert f"command line: out: {tmp_path}/here.txt is not a folder" in done.stderr
         assert "files.0" not in done.stderr

@@ -46,7 +46,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A run of about two epochs."""
     out = tmp_path_factory.mktemp("data") / "out"
-    settings = {"files": [str(corpus)], "tokenizer": {"kind": "train", "vocab_size": 400}, "validation_fraction": 0}
+    settings = {
+        "sources": [{"kind": "files", "files": [str(corpus)]}],
+        "tokenizer": {"kind": "train", "vocab_size": 400},
+        "validation_fraction": 0,
+    }
     prepare(PrepareConfig.model_validate({"out": out, **settings}))
     return RunConfig.model_validate(
         {

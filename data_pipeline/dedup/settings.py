@@ -1,0 +1,43 @@
+"""What counts as a duplicate, and as contamination."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from data_pipeline.settings import Place, Settings
+
+
+class NearDuplicates(Settings):
+    """MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, ch. 3), then exact Jaccard.
+
+    Two documents whose sets of shingles have similarity s share a band with probability 1 - (1 - s^rows)^bands.
+    """
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Least Jaccard similarity, computed exactly, at which the later document is dropped."""
+    ngram: PositiveInt = 5
+    """Units in a shingle: a unit is a word, or one character of a script without spaces."""
+    bands: PositiveInt = 14
+    """Bands: more of them find more pairs, at more cost."""
+    rows: PositiveInt = 8
+    """Hashes in a band: more of them make candidates rarer."""
+    seed: int = 1
+    """Seed of the hash functions."""
+
+
+class Deduplicate(Settings):
+    """Of each group of duplicates the first, in the order of the sources, is kept."""
+
+    exact: bool = True
+    """Drop documents whose text, normalised, is that of an earlier one."""
+    near: NearDuplicates | None = None
+    """Drop documents that resemble an earlier one; unset: only equal ones go."""
+
+
+class Decontaminate(Settings):
+    """Drop documents that share a long n-gram with evaluation data."""
+
+    files: Annotated[list[Place], Field(min_length=1)]
+    """Files of evaluation data; of .jsonl records, every text in them counts."""
+    ngram: PositiveInt = 13
+    """Units (words, or characters of a script without spaces) that must be the same, in a row."""
