@@ -1,12 +1,12 @@
 """The order of the data: from a sample index to a window of tokens, as a pure function of (seed, index).
 
 Blend: sample i is the j-th sample of source k. Permutation: of the n windows of that source, a shuffle keyed by the
-epoch j // n picks the (j % n)-th. Span: window w covers tokens w * seq_len to w * seq_len + seq_len, the last of them
-only as a target. Sources are known by the digests of their tokens, so neither paths nor the order of a list matter.
+epoch j // n picks the (j % n)-th. Window: `windows` says which tokens of the source it is. Sources are known by the
+digests of their tokens, so neither paths nor the order of a list matter.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from data_pipeline.errors import DataError
 from data_pipeline.mixture.blend import Blend
 from data_pipeline.mixture.permutation import Permutation
+from data_pipeline.mixture.windows import Windows
 from data_pipeline.shards import ShardSet
 
 
@@ -29,11 +30,13 @@ class Mixture:
         self.sources = [shards for shards, _ in ordered]
         """In the order of their digests: the source index in `samples` points in here."""
         self.seq_len, self.seed = seq_len, seed
-        _check(self.sources, seq_len)
+        _check(self.sources)
         self.weights = [weight for _, weight in ordered]
         """As given, in the order of `sources`."""
         self.blend = Blend(self.weights)
-        self.num_windows = [(shards.num_tokens - 1) // seq_len for shards in self.sources]
+        self.windows = [Windows(shards, seq_len) for shards in self.sources]
+        """How each source is cut into windows."""
+        self.num_windows = [windows.num_windows for windows in self.windows]
         """Windows in one epoch of each source."""
 
     @classmethod
@@ -70,14 +73,19 @@ class Mixture:
     def read(self, samples: np.ndarray) -> np.ndarray:
         """Return the tokens of samples [n, 2] as int64 [n, seq_len + 1]."""
         out = np.empty((len(samples), self.seq_len + 1), np.int64)
-        for row, (source, window) in zip(out, samples.tolist(), strict=True):
-            self.sources[source].read_into(window * self.seq_len, row)
+        for source, rows in _by_source(samples):
+            if len(rows) == len(samples):
+                self.windows[source].read(samples[:, 1], out)
+                continue
+            part = np.empty((len(rows), self.seq_len + 1), np.int64)
+            self.windows[source].read(samples[rows, 1], part)
+            out[rows] = part
         return out
 
     def will_need(self, samples: np.ndarray) -> None:
         """Ask the system to read the windows of these samples ahead of their use."""
-        for source, window in samples.tolist():
-            self.sources[source].will_need(window * self.seq_len, self.seq_len + 1)
+        for source, rows in _by_source(samples):
+            self.windows[source].will_need(samples[rows, 1])
 
     def epochs_after(self, num_samples: int) -> list[float]:
         """How many times each source has been read after this many samples, in the order of `sources`."""
@@ -95,12 +103,9 @@ class Mixture:
         indices = self.blend.inverse(source, np.array(inside, np.int64))
         return [index for index in indices.tolist() if index < limit]
 
-    def windows_with(self, source: int, first: int, end: int) -> range:
+    def windows_with(self, source: int, first: int, end: int) -> Iterable[int]:
         """Return the windows of a source that hold any of its tokens first..end-1."""
-        after_last = (end - 1) // self.seq_len + 1
-        # A window's last token is also the next one's first, so a token on the border is in two.
-        earliest = max(0, -(-first // self.seq_len) - 1)
-        return range(earliest, min(after_last, self.num_windows[source]))
+        return self.windows[source].windows_with(first, end)
 
     def _shuffled(self, source: int, positions: np.ndarray) -> np.ndarray:
         """Map positions in a source's endless sequence to windows, each epoch under its own permutation."""
@@ -112,7 +117,7 @@ class Mixture:
         return windows
 
     def _permutation(self, source: int, epoch: int) -> Permutation:
-        return Permutation(self.num_windows[source], self.seed, self.sources[source].digest, epoch)
+        return Permutation(self.num_windows[source], self.seed, self.windows[source].identity, epoch)
 
 
 def samples_digest(samples: np.ndarray) -> str:
@@ -120,13 +125,14 @@ def samples_digest(samples: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(samples, "<i8").tobytes(), digest_size=8).hexdigest()
 
 
-def _check(sources: list[ShardSet], seq_len: int) -> None:
+def _by_source(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Split samples [n, 2] into (source, the rows that draw from it)."""
+    for source in np.unique(samples[:, 0]).tolist():
+        yield source, np.flatnonzero(samples[:, 0] == source)
+
+
+def _check(sources: list[ShardSet]) -> None:
     for shards in sources:
-        if shards.num_tokens <= seq_len:
-            raise DataError(
-                f"{shards.prefix} has {shards.num_tokens:,} tokens, one sequence needs {seq_len + 1:,} "
-                "(train.seq_len + 1); shorten the sequences or prepare more data."
-            )
         if shards.manifest.tokenizer_sha256 != sources[0].manifest.tokenizer_sha256:
             raise DataError(
                 f"{shards.prefix} and {sources[0].prefix} were made by different tokenizers; "
