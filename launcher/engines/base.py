@@ -64,14 +64,15 @@ class Engine(ABC):
         """One optimizer step on this rank's micro-batches, int64 [micro_batch_size, seq_len + 1].
 
         Args:
-            micro_batches: this rank's share of the global batch; ranks with the same data rank get the same.
+            micro_batches: this rank's share of the global batch; ranks with the same data rank get the same. A token
+                that is no target is stored as ~id.
             target_tokens: target tokens of the whole global batch, over all ranks.
             lr: learning rate of this step.
         """
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:
-        """This rank's part of the summed cross-entropy over sequences [B, seq_len + 1]; rows of -1 are padding.
+        """This rank's part of the summed cross-entropy over sequences [B, seq_len + 1]; ~id is a token that is no target.
 
         `sum_over_ranks` of it is the whole.
         """
@@ -91,7 +92,8 @@ class Engine(ABC):
 
     def inputs(self, tokens: Tensor) -> ModelInputs:
         """What this rank computes of sequences [B, seq_len + 1]: all their tokens, or its share of each sequence."""
-        ids, targets = tokens[:, :-1].clamp(min=0), tokens[:, 1:]
+        ids, targets = tokens[:, :-1], tokens[:, 1:]
+        ids = torch.where(ids < 0, ~ids, ids)
         targets = torch.where(targets < 0, IGNORE_INDEX, targets)
         positions, documents = torch.arange(ids.shape[1], device=ids.device), None
         if self.config.data.separate_documents:
