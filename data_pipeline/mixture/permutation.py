@@ -56,22 +56,22 @@ class Permutation:
         high, low = x >> self._low_bits, x & self._low_mask
         for number, key in enumerate(self._keys):
             if number % 2:
-                low = low ^ (_scramble(high, key) & self._low_mask)
+                low = low ^ (scramble(high, key) & self._low_mask)
             else:
-                high = high ^ (_scramble(low, key) & self._high_mask)
+                high = high ^ (scramble(low, key) & self._high_mask)
         return (high << self._low_bits) | low
 
     def _backward(self, x: np.ndarray) -> np.ndarray:
         high, low = x >> self._low_bits, x & self._low_mask
         for number in reversed(range(_ROUNDS)):
             if number % 2:
-                low = low ^ (_scramble(high, self._keys[number]) & self._low_mask)
+                low = low ^ (scramble(high, self._keys[number]) & self._low_mask)
             else:
-                high = high ^ (_scramble(low, self._keys[number]) & self._high_mask)
+                high = high ^ (scramble(low, self._keys[number]) & self._high_mask)
         return (high << self._low_bits) | low
 
 
-def _scramble(x: np.ndarray, key: np.uint64) -> np.ndarray:
+def scramble(x: np.ndarray, key: np.uint64) -> np.ndarray:
     """Hash 64 bits under a key: the finalizer of splitmix64 (Steele, Lea and Flood 2014)."""
     z = x + key
     z = (z ^ (z >> _SHIFTS[0])) * _MULTIPLIERS[0]
