@@ -1,4 +1,4 @@
-"""Random draws without a generator: each is a hash of what it is for, so any of them can be made alone, in any order."""
+"""Random draws without a generator: each is a hash of what it is for, so any can be made alone, in any order."""
 
 import hashlib
 from functools import lru_cache

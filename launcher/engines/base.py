@@ -72,7 +72,7 @@ class Engine(ABC):
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:
-        """This rank's part of the summed cross-entropy over sequences [B, seq_len + 1]; ~id is a token that is no target.
+        """This rank's part of the summed cross-entropy over sequences [B, seq_len + 1]; ~id is no target.
 
         `sum_over_ranks` of it is the whole.
         """
