@@ -28,9 +28,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise DataError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
+class Busy(DataError):
+    """Another process is making the same thing."""
+
+
 @contextlib.contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """Give a new hidden folder beside `target` in which to make it; DataError while another process makes it.
+    """Give a new hidden folder beside `target` in which to make it; Busy while another process makes it.
 
     The folder is removed at the end, like those of processes that were killed. What `target` was before may wait in it
     under the name `old`: it returns when `target` is not there.
@@ -53,6 +57,14 @@ def _clear(aside: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
+def making(target: Path) -> Iterator[None]:
+    """Be the only process that makes `target`, whose folder is made if need be; DataError while another one does."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        yield
+
+
+@contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Be the only process that makes `target`; the lock of a process that was killed is free."""
     path = target.with_name(f".{target.name}.lock")
@@ -63,7 +75,7 @@ def _locked(target: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             mine = False
         if not mine:
-            raise DataError(f"another process is writing {target}; wait for it, or choose another place.")
+            raise Busy(f"another process is writing {target}; wait for it, or choose another place.")
         try:
             yield
         finally:
