@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.mixture.best_fit import best_fit
 from data_pipeline.mixture.permutation import scramble
 
-PIECE = np.dtype([("first", "<u8"), ("length", "<u4")])
+PIECE = np.dtype([("first", "<i8"), ("length", "<i4")])
 """Consecutive tokens of one document: the place of the first in the shard set, and how many."""
 
 
@@ -41,7 +41,8 @@ def cut(lengths: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
 
 def checks(pieces: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Digest the pieces of each window, uint32 [windows], so that a damaged plan is noticed when a window is read."""
-    digests = scramble(scramble(pieces["first"], _KEYS[0]) + pieces["length"], _KEYS[1])
+    first, length = pieces["first"].astype(np.uint64), pieces["length"].astype(np.uint64)
+    digests = scramble(scramble(first, _KEYS[0]) + length, _KEYS[1])
     if not len(counts):
         return np.empty(0, np.uint32)
     return np.add.reduceat(digests, np.cumsum(counts) - counts).astype(np.uint32)
