@@ -28,7 +28,7 @@ def tokenize(
     """Write the shard set PREFIX from files, globs or folders. DataError when PREFIX exists and not `force`."""
     if manifest_path(prefix).exists() and not force:
         raise DataError(f"the shard set {prefix} exists; give --force to replace it, or another --out.")
-    paths = expand(files)
+    paths = _paths(files)
     with ShardWriter(prefix, tokenizer, describe_sources(paths), tokens_per_shard, text_field, id_field) as writer:
         with reading("tokenizing", paths, text_field, id_field) as documents:
             write_documents(documents, tokenizer, lambda document: writer)
@@ -41,7 +41,7 @@ def train_tokenizer_on(
     files: Sequence[str | Path], vocab_size: int, text_field: str = "text", model_max_length: int = 2048
 ) -> Tokenizer:
     """Train a tokenizer on files, globs or folders. DataError when they hold no text."""
-    with reading("training the tokenizer", expand(files), text_field, "id") as documents:
+    with reading("training the tokenizer", _paths(files), text_field, "id") as documents:
         texts = (document.text for document in documents if document.text)
         first = next(texts, None)
         if first is None:
@@ -63,6 +63,10 @@ def train_tokenizer_into(
     tokenizer = train_tokenizer_on(files, vocab_size, text_field, model_max_length)
     tokenizer.save(folder)
     return tokenizer
+
+
+def _paths(files: Sequence[str | Path]) -> list[Path]:
+    return [Path(path) for path in expand(files)]
 
 
 @contextlib.contextmanager

@@ -1,60 +1,64 @@
 """Parquet: one row is one document, read a batch of rows at a time."""
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import DataError
-from data_pipeline.read.document import Document, identity_of, no_field, to_document
+from data_pipeline.read.document import Broken, Document, Place, identity_of, no_field
+from data_pipeline.read.input import Input, is_damage
 
 SUFFIXES = (".parquet",)
 _ROWS = 1024
 
 
-def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], object]) -> Iterator[Document]:
-    """Yield the rows of one file in order. Only the columns with the text and the id are read."""
-    position = 0
+def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
+    """Yield the rows from `start` on. Only the columns with the text and the id are read."""
+    position = start.position
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if text_field not in names:
-                raise DataError(f"{path}: {no_field(text_field, names)}.")
-            rows, size = max(1, file.metadata.num_rows), path.stat().st_size
-            columns = [name for name in {text_field, id_field} if name in names]
-            for batch in file.iter_batches(_ROWS, columns=columns):
+        with file.opened(counted=False) as raw, pq.ParquetFile(raw) as table:
+            names = table.schema_arrow.names
+            if file.source.text_field not in names:
+                yield file.broken(0, 0, no_field(file.source.text_field, names))
+                return
+            columns = [name for name in {file.source.text_field, file.source.id_field} if name in names]
+            first, size, rows = 0, raw.seek(0, 2), max(1, table.metadata.num_rows)
+            for batch in table.iter_batches(_ROWS, columns=columns):
+                file.advance(size * batch.num_rows // rows)
+                skip, first = max(0, start.position - first), first + batch.num_rows
+                batch = batch.slice(skip)
                 for row in zip(*batch.columns, strict=True):
-                    record = dict(zip(batch.schema.names, row, strict=True))
-                    yield _document(record, path, position, text_field, id_field)
+                    yield _document(file, dict(zip(batch.schema.names, row, strict=True)), position)
                     position += 1
-                advance(size * batch.num_rows // rows)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}); fetch it again.") from error
+        if not is_damage(error):
+            raise
+        yield file.broken(position, 0, f"not a readable parquet file ({error}); fetch it again")
 
 
-def identities(
-    path: Path, places: Sequence[tuple[int, int]], text_field: str, id_field: str
-) -> Iterator[tuple[int, str]]:
+def identities(file: Input, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
     """Yield (position, identity) of the rows at the places, in ascending order; reads ids, of their row groups only."""
-    with pq.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    id_field = file.source.id_field
+    with file.opened() as raw, pq.ParquetFile(raw) as table:
+        groups = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
         ends = list(accumulate(groups))
-        inside = [position for position, _ in places if position < file.metadata.num_rows]
+        inside = [place.position for place in places if place.position < table.metadata.num_rows]
         for group, positions in groupby(inside, key=lambda position: bisect_right(ends, position)):
             ids = None
-            if id_field in file.schema_arrow.names:
-                ids = file.read_row_group(group, columns=[id_field]).column(id_field)
+            if id_field in table.schema_arrow.names:
+                ids = table.read_row_group(group, columns=[id_field]).column(id_field)
             for position in positions:
-                id_ = ids[position - ends[group] + groups[group]].as_py() if ids is not None else None
-                yield position, identity_of(id_, str(path), position)
+                with contextlib.suppress(ValueError, OverflowError):
+                    id_ = ids[position - ends[group] + groups[group]].as_py() if ids is not None else None
+                    yield position, identity_of(id_, file.name, position)
 
 
-def _document(row: dict[str, pa.Scalar], path: Path, position: int, text_field: str, id_field: str) -> Document:
+def _document(file: Input, row: dict[str, Any], position: int) -> Document | Broken:
     try:
-        record = {name: value.as_py() for name, value in row.items()}
-        return to_document(record, str(path), position, text_field, id_field)
+        return file.document({name: value.as_py() for name, value in row.items()}, position)
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{path}, row {position}: {error}.") from error
+        return file.broken(position, 0, f"row {position}: {error}")

@@ -2,9 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data_pipeline.settings import Place, Settings
+
+
+def known_encoding(name: str) -> str:
+    """A name that Python knows for an encoding of text. ValueError otherwise."""
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(
+            f"{name} is no encoding; known are utf-8, utf-16, latin-1, cp1252, gb18030, big5, ..."
+        ) from None
+    return name
 
 
 class Fields(Settings):
@@ -28,6 +39,10 @@ class FilesSource(Fields):
     files: Annotated[list[Place], Field(min_length=1)]
     """Files, globs, folders and URLs (s3://, gs://, https://) of .jsonl, .json, .csv, .txt, .parquet, .html and .warc,
     each plain, .gz or .zst."""
+    format: Literal["jsonl", "txt", "parquet"] | None = None
+    """What the files are; unset: their names tell. A name that ends in .gz or .zst always says the compression."""
+    encoding: Annotated[str, AfterValidator(known_encoding)] | None = None
+    """Encoding of .csv, .tsv, .txt and .html; unset: UTF-8, and for .html what the page says."""
 
 
 class DatasetSource(Fields):

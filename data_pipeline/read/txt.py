@@ -1,29 +1,32 @@
 """Plain text: one file is one document, its name (without the folder) is its id."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from data_pipeline.errors import DataError
-from data_pipeline.read.document import Document
+from data_pipeline.read.document import Broken, Document, Place
+from data_pipeline.read.input import Damaged, Input
+from data_pipeline.read.lines import whole
+from data_pipeline.read.location import file_name
 
 SUFFIXES = (".txt",)
 
 
-def read(path: Path, text_field: str, id_field: str, advance: Callable[[int], object]) -> Iterator[Document]:
-    """Yield the file's one document. It must be UTF-8; a byte order mark is dropped."""
-    data = path.read_bytes()
+def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
+    """Yield the file's one document: UTF-8, or what `encoding` says; a byte order mark is dropped."""
+    if start.position > 0:
+        return
     try:
-        text = data.decode("utf-8-sig")
+        data = whole(file)
+        yield Document(decode(data, file.encoding), file.name, 0, file_name(file.path), 0, file.source.language)
+    except (Damaged, ValueError) as error:
+        yield file.broken(0, 0, str(error))
+
+
+def decode(data: bytes, encoding: str) -> str:
+    """Bytes as text. ValueError that says where they are no text."""
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: byte {error.start} is not UTF-8; convert the file to UTF-8.") from error
-    yield Document(text, str(path), 0, path.name)
-    advance(len(data))
-
-
-def identities(
-    path: Path, places: Sequence[tuple[int, int]], text_field: str, id_field: str
-) -> Iterator[tuple[int, str]]:
-    """Yield (position, identity) of the file's one document, when the file is there."""
-    if path.is_file():
-        yield from ((position, path.name) for position, _ in places if position == 0)
+        raise ValueError(
+            f"line {line}: byte {error.start} is not {encoding.upper()}; convert it to UTF-8, or say its `encoding`"
+        ) from error

@@ -1,0 +1,93 @@
+"""Which files make up a source."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_pipeline.errors import DataError
+from data_pipeline.read.formats import KNOWN, find_format, format_of
+from data_pipeline.read.location import as_local, asking, filesystem_of, is_url, shown
+from data_pipeline.read.settings import FilesSource, Source
+
+_MAGIC = frozenset("*?[")
+
+
+def expand(source: Source | Sequence[str | Path]) -> list[str]:
+    """Turn a source, or files, globs, folders (searched to any depth) and URLs, into a list of files, sorted.
+
+    A file that is named in several ways (relative, absolute, through a link) is in it once, as it was named first.
+    DataError when a pattern matches nothing, names a file of a format that nobody here reads, or a file whose name is
+    not UTF-8.
+    """
+    if not isinstance(source, Sequence):
+        return _files(source.files, source) if isinstance(source, FilesSource) else []
+    return _files([str(pattern) for pattern in source], None)
+
+
+def _files(patterns: Iterable[str], source: FilesSource | None) -> list[str]:
+    found: dict[str, str] = {}
+    for pattern in map(as_local, patterns):
+        names = _remote(pattern, source) if is_url(pattern) else _local(pattern, source)
+        for name in sorted(names):
+            _check_name(name)
+            found.setdefault(name if is_url(name) else os.path.realpath(name), name)
+    return sorted(found.values(), key=lambda name: (is_url(name), Path(name).parts))
+
+
+def _check_name(name: str) -> None:
+    """Names go into manifests, which are UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        readable = os.fsencode(name).decode(errors="backslashreplace")
+        raise DataError(f"{readable}: the file's name is not UTF-8; rename it.") from error
+
+
+def _local(pattern: str, source: FilesSource | None) -> list[str]:
+    path = Path(pattern)
+    if path.is_file():
+        format_of(pattern, source)
+        return [str(path)]
+    if path.is_dir():
+        return _readable(pattern, (str(file) for file in path.rglob("*") if file.is_file()), source)
+    matches = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207
+    if not matches:
+        raise DataError(f"{pattern}: no such file, and nothing matches it as a glob (from {Path.cwd()}).")
+    for match in matches:
+        format_of(match, source)
+    return [str(Path(match)) for match in matches]
+
+
+def _readable(folder: str, names: Iterable[str], source: FilesSource | None) -> list[str]:
+    """Those files of a folder that a reader takes."""
+    files = [name for name in names if find_format(name, source)]
+    if not files:
+        raise DataError(f"{shown(folder)} holds no file that can be read; known: {KNOWN}.")
+    return files
+
+
+def _remote(url: str, source: FilesSource | None) -> list[str]:
+    filesystem, path = filesystem_of(url)
+    if _MAGIC & set(path) and "::" not in url:
+        matches = asking(url, filesystem.glob, path)
+        if not matches:
+            raise DataError(f"{shown(url)}: nothing matches it.")
+        names = [_as_url(url, path, match, filesystem) for match in matches]
+    elif asking(url, filesystem.isdir, path):
+        found = asking(url, filesystem.find, path)
+        return _readable(url, (_as_url(url, path, file, filesystem) for file in found), source)
+    else:
+        names = [url]
+        if not asking(url, filesystem.exists, path):
+            raise DataError(f"{shown(url)}: no such file.")
+    for name in names:
+        format_of(name, source)
+    return names
+
+
+def _as_url(url: str, path: str, match: str, filesystem: object) -> str:
+    """The URL of what was found: with the host and the user of the URL that was asked for, which paths lack."""
+    if url.endswith(path):
+        return url[: len(url) - len(path)] + match
+    return str(filesystem.unstrip_protocol(match))  # type: ignore[attr-defined]
