@@ -46,7 +46,7 @@ def open_plan(shards: ShardSet, seq_len: int) -> OpenPlan:
 
 
 def contiguous_cuts(starts: np.ndarray, lengths: np.ndarray, seq_len: int, num_windows: int) -> int:
-    """Count the documents, by the places of their first tokens and their lengths, that no contiguous window holds whole.
+    """Count the documents, by the places of their first tokens and their lengths, that no contiguous window has whole.
 
     Window w has the places w * seq_len to (w + 1) * seq_len.
     """
@@ -72,7 +72,7 @@ def _make(target: Path, shards: ShardSet, seq_len: int) -> None:
 
 def _write(folder: Path, shards: ShardSet, seq_len: int) -> None:
     with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in ROWS}
+        files: dict[str, BinaryIO] = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in ROWS}
         maker = _Maker(files, shards, seq_len)
         advance = stack.enter_context(progress(f"packing {shards.prefix}", shards.num_documents * _BYTES_PER_LENGTH))
         for lengths in _blocks(shards):
@@ -101,19 +101,25 @@ def _blocks(shards: ShardSet) -> Iterator[np.ndarray]:
 
 def _lengths(shards: ShardSet) -> Iterator[np.ndarray]:
     """Yield the lengths of the documents, int64, some at a time. DataError when they are not those of the tokens."""
+    before = token_end = 0
     for shard, record in enumerate(shards.manifest.shards):
-        before = 0
-        for _, ends in shards.boundaries(shard).in_blocks():
+        token_end += record.num_tokens
+        for ends in shards.document_ends(shard):
             lengths = np.diff(ends, prepend=before)
-            before = int(ends[-1])
-            if lengths.min() < 0 or before > record.num_tokens:
-                break
+            if len(lengths) and (lengths.min() < 0 or ends[-1] > token_end):
+                raise _damaged(shards, shard)
             yield lengths
-        if before != record.num_tokens:
-            raise DataError(
-                f"{record.idx.name} of {shards.prefix} is damaged: its documents do not end where the tokens end; "
-                "`megamodel data verify` says more."
-            )
+            before = int(ends[-1]) if len(ends) else before
+        if before != token_end:
+            raise _damaged(shards, shard)
+
+
+def _damaged(shards: ShardSet, shard: int) -> DataError:
+    path = shards.prefix.parent / shards.manifest.shards[shard].idx.name
+    return DataError(
+        f"{path} is damaged: its documents do not end where the tokens end; `megamodel data verify {shards.prefix}` tells "
+        "more."
+    )
 
 
 class _Maker:

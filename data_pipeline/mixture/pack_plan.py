@@ -1,7 +1,7 @@
 """The plan of a packed shard set on disk: which pieces each window holds, so that it is opened in a moment.
 
-A folder with `plan.json` (the counts), `pieces.bin` (rows of PIECE), `windows.bin` (WINDOW) and `blocks.bin` (BLOCK). It
-holds nothing that does not follow from the set.
+A folder with `plan.json` (the counts), `pieces.bin` (rows of PIECE), `windows.bin` (WINDOW) and `blocks.bin` (BLOCK).
+It holds nothing that does not follow from the set.
 """
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Windows of whole documents: the rows that best-fit packing plans, with the methods of contiguous ones."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from data_pipeline.errors import DataError
@@ -7,6 +9,14 @@ from data_pipeline.mixture.pack_build import open_plan
 from data_pipeline.mixture.packing import checks
 from data_pipeline.mixture.windows import Stretch, Windows
 from data_pipeline.shards import ShardSet
+
+
+class _Places(NamedTuple):
+    """Pieces in the order of the source: their first tokens, the ends of them, and their windows; int64 [n] each."""
+
+    firsts: np.ndarray
+    ends: np.ndarray
+    windows: np.ndarray
 
 
 class PackedWindows(Windows):
@@ -21,13 +31,14 @@ class PackedWindows(Windows):
         if shards.manifest.num_eos_tokens != shards.manifest.num_documents:
             raise DataError(
                 f"{shards.prefix}: only {shards.manifest.num_eos_tokens:,} of {shards.manifest.num_documents:,} "
-                "documents end in the end-of-document token, so a model could not tell where the next begins in a packed "
-                "window; use data.packing=contiguous."
+                "documents end in the end-of-document token, so that a model could not tell where the next one begins; "
+                "use data.packing=contiguous."
             )
         self.shards, self.seq_len = shards, seq_len
         self._plan = open_plan(shards, seq_len)
         self.num_windows = len(self._plan.windows)
         self.identity = f"{shards.digest} best_fit 1"
+        self._last_block = (-1, _Places(*3 * [np.empty(0, np.int64)]))
         if not self.num_windows:
             raise DataError(f"{shards.prefix} has no document of two tokens or more: nothing can be predicted.")
 
@@ -64,18 +75,28 @@ class PackedWindows(Windows):
 
     def windows_with(self, first: int, end: int) -> list[int]:
         """Return the windows that hold any of the source's tokens first..end-1, in order."""
-        blocks = self._plan.blocks
         found = [np.empty(0, np.int64)]
-        earliest, latest = np.searchsorted(blocks["token_end"], [first, end - 1], side="right").tolist()
+        earliest, latest = np.searchsorted(self._plan.blocks["token_end"], [first, end - 1], side="right").tolist()
         for block in range(earliest, latest + 1):
-            windows = np.arange(blocks["window_end"][block - 1] if block else 0, blocks["window_end"][block])
+            firsts, ends, windows = self._by_place(block)
+            found.append(windows[np.searchsorted(ends, first, side="right") : np.searchsorted(firsts, end)])
+        return np.unique(np.concatenate(found)).tolist()
+
+    def _by_place(self, block: int) -> _Places:
+        """The pieces of a block of documents in the order of the source; the last block asked for is kept."""
+        number, places = self._last_block
+        if number != block:
+            first, end = (int(self._plan.blocks["window_end"][b]) if b >= 0 else 0 for b in (block - 1, block))
+            windows = np.arange(first, end)
             pieces, counts = self._pieces(windows)
-            here = (pieces["first"] < end) & (pieces["first"] + pieces["length"] > first)
-            found.append(np.unique(np.repeat(windows, counts)[here]))
-        return np.concatenate(found).tolist()
+            order = np.argsort(pieces["first"])
+            firsts = pieces["first"][order]
+            places = _Places(firsts, firsts + pieces["length"][order], np.repeat(windows, counts)[order])
+            self._last_block = block, places
+        return places
 
     def _pieces(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pieces of windows [n], one window after the other, and how many each has, int64 [n]. DataError: damaged."""
+        """The pieces of windows [n], one window after the other, and how many each has. DataError: damaged."""
         rows = self._plan.windows
         ends = rows["end"][windows]
         begins = np.where(windows > 0, rows["end"][np.maximum(windows, 1) - 1], 0)
