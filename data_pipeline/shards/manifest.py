@@ -5,15 +5,21 @@ import gc
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline.errors import DataError
 from data_pipeline.files import sha256_of, write_atomically
 
 SUFFIX = ".manifest.json"
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+"""How many of something: what 64 bits hold."""
+Dtype = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
+"""Type of one id in a file, little-endian."""
+Origin = Literal["megamodel", "megatron", "datatrove", "dolma", "mds", "litdata"]
+"""Whose tokens they are: ours, or another program's, whose files are read where they lie or were converted."""
 
 
 class _Record(BaseModel):
@@ -24,26 +30,32 @@ class FileRecord(_Record):
     """One file, as it was when written or read."""
 
     name: str
-    """Name beside the manifest; for a source file, its path as it was given."""
-    size: NonNegativeInt
+    """Its path from the manifest's folder; for a source file, its path as it was given."""
+    size: Count
     """Bytes."""
     sha256: str
-    """Digest of the bytes."""
+    """Digest of the bytes; empty for a source file that only its name is known of."""
 
 
 class ShardRecord(_Record):
-    """One shard: Megatron's pair of files, and where each of its documents came from."""
+    """One shard: its tokens, the boundaries of its documents, and where each of them came from."""
 
-    num_documents: NonNegativeInt
-    """Sequences in the index; one a document."""
-    num_tokens: NonNegativeInt
+    num_documents: Count
+    """Documents in the index."""
+    num_tokens: Count
     """Tokens, each document's end-of-document token included."""
     bin: FileRecord
     """The token ids."""
     idx: FileRecord
-    """Megatron's index: the length and offset of each document."""
-    documents: FileRecord
-    """The provenance: a NumPy array, one row a document."""
+    """The boundaries: Megatron's index where the name ends in .idx, else the documents' ends as raw u64."""
+    documents: FileRecord | None
+    """The provenance: a NumPy array, one row a document; null where nothing more is known than the document's number
+    in `bin`."""
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """All files of the shard."""
+        return [self.bin, self.idx, *([self.documents] if self.documents else [])]
 
 
 class Manifest(_Record):
@@ -51,26 +63,28 @@ class Manifest(_Record):
 
     format: Literal["megamodel-shards"] = "megamodel-shards"
     """What this file is."""
-    version: Literal[1] = 1
-    """Version of the format."""
-    dtype: Literal["uint16", "int32"]
-    """Type of one id in the .bin files, little-endian."""
-    vocab_size: PositiveInt
+    version: Literal[1, 2] = 1
+    """Version of the format: 1 for shards of ours, 2 for what was imported."""
+    origin: Origin = "megamodel"
+    """Whose tokens they are; not in version 1."""
+    dtype: Dtype
+    """Type of one id in the token files, little-endian; in ours uint16 or int32."""
+    vocab_size: Annotated[int, Field(ge=1, le=2**32)]
     """The tokenizer's largest id + 1."""
     tokenizer_sha256: str
     """Digest of the tokenizer.json that made the ids."""
-    eos_id: NonNegativeInt
-    """The id that ends every document."""
-    num_documents: NonNegativeInt
+    eos_id: Count
+    """The id that ends a document; in shards of ours every document."""
+    num_documents: Count
     """Documents in all shards."""
-    num_tokens: NonNegativeInt
+    num_tokens: Count
     """Tokens in all shards, end-of-document tokens included."""
-    num_eos_tokens: NonNegativeInt
-    """End-of-document tokens among them."""
-    num_empty_documents: NonNegativeInt
+    num_eos_tokens: Count
+    """Documents that end in the end-of-document token."""
+    num_empty_documents: Count
     """Documents of the sources that were left out because their text was empty."""
-    text_bytes: NonNegativeInt
-    """UTF-8 bytes of the documents' text."""
+    text_bytes: Count
+    """UTF-8 bytes of the documents' text; 0 where it is not known."""
     text_field: str
     """Field of the source records that held the text."""
     id_field: str
@@ -87,12 +101,18 @@ class Manifest(_Record):
     @property
     def num_bytes(self) -> int:
         """Bytes of all files of the set."""
-        return sum(s.bin.size + s.idx.size + s.documents.size for s in self.shards)
+        return sum(file.size for shard in self.shards for file in shard.files)
 
 
 def manifest_digest(manifest: Manifest) -> str:
     """Digest every field but the digest itself."""
-    return hashlib.sha256(manifest.model_dump_json(exclude={"manifest_sha256"}).encode()).hexdigest()
+    exclude = _exclude(manifest) | {"manifest_sha256"}
+    return hashlib.sha256(manifest.model_dump_json(exclude=exclude).encode()).hexdigest()
+
+
+def _exclude(manifest: Manifest) -> set[str]:
+    """Fields that are not written: version 1 knew no other origin."""
+    return {"origin"} if manifest.version == 1 else set()
 
 
 def content_digest(dtype: str, shards: list[ShardRecord]) -> str:
@@ -133,7 +153,8 @@ def as_prefix(prefix: str | Path) -> Path:
 def write_manifest(prefix: Path, manifest: Manifest) -> None:
     """Write it whole or not at all. From here on the shard set exists."""
     manifest = manifest.model_copy(update={"manifest_sha256": manifest_digest(manifest)})
-    write_atomically(manifest_path(prefix), (manifest.model_dump_json(indent=1) + "\n").encode())
+    text = manifest.model_dump_json(indent=1, exclude=_exclude(manifest))
+    write_atomically(manifest_path(prefix), (text + "\n").encode())
 
 
 def read_manifest(prefix: str | Path) -> Manifest:
@@ -145,7 +166,14 @@ def read_manifest(prefix: str | Path) -> Manifest:
 
 
 def sum_problems(manifest: Manifest) -> Iterator[str]:
-    """Say which totals are not the sums over the shards: a reader counts on them."""
+    """Say which totals are not the sums over the shards, or the sizes not those of the ids: a reader counts on them."""
+    itemsize = np.dtype(manifest.dtype).itemsize
+    for shard in manifest.shards:
+        if shard.bin.size != itemsize * shard.num_tokens:
+            yield (
+                f"{shard.bin.name} has {shard.bin.size:,} bytes, {shard.num_tokens:,} ids of {manifest.dtype} "
+                f"make {itemsize * shard.num_tokens:,}"
+            )
     for field in ("num_tokens", "num_documents"):
         said, true = getattr(manifest, field), sum(getattr(shard, field) for shard in manifest.shards)
         if said != true:

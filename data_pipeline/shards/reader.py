@@ -1,43 +1,22 @@
-"""Read a shard set: its tokens as one long row, its documents by their places in that row."""
+"""Read a shard set: its tokens as one long row, its documents by their places in that row.
 
-import contextlib
-import functools
-import mmap
-import resource
-import weakref
+Windows are read with `pread` after the system was told of them: measured, that is at least as fast as a map on every
+medium and far faster on a cold one, and a file that is cut short or a disk that fails is an error and not a signal.
+"""
+
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.read.document import hash_identity
+from data_pipeline.shards.boundaries import Boundaries, open_boundaries
 from data_pipeline.shards.manifest import PROVENANCE, FileRecord, Manifest, as_prefix, read_manifest
-from data_pipeline.shards.megatron import Index, map_index
-
-_MOST_DESCRIPTORS = 1 << 16
-"""Asked of the system at most; it also limits the maps of a process, to 65,530."""
-_open_sets: "weakref.WeakSet[ShardSet]" = weakref.WeakSet()
-
-
-@functools.cache
-def _maps_at_once() -> int:
-    """How many files this process may keep mapped: half its descriptors, of which each map holds one.
-
-    The soft limit, often 1,024, is raised to what the system allows: a corpus may have thousands of shards.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return (wanted if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)) // 2
+from data_pipeline.shards.token_files import TokenFiles
 
 
 class DocumentSpan(NamedTuple):
@@ -61,15 +40,8 @@ class Provenance(NamedTuple):
     """64 bits of the document's id."""
 
 
-class _Mapped(NamedTuple):
-    """A mapped .bin: the ids, and the map itself for advice about reading ahead."""
-
-    ids: np.ndarray
-    view: mmap.mmap
-
-
 class ShardSet:
-    """A shard set. Opening reads only the manifest; files are mapped when they are first touched."""
+    """A shard set. Opening reads only the manifest; other files are opened when they are first touched."""
 
     def __init__(self, prefix: Path, manifest: Manifest) -> None:
         """Use `open`."""
@@ -82,10 +54,8 @@ class ShardSet:
         self._dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._token_ends = list(accumulate(shard.num_tokens for shard in manifest.shards))
         self._document_ends = list(accumulate(shard.num_documents for shard in manifest.shards))
-        self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
-        self._indexes: dict[int, Index] = {}
-        self._lock = Lock()
-        _open_sets.add(self)
+        self._files = TokenFiles(lambda shard: self._checked(manifest.shards[shard].bin))
+        self._boundaries: dict[int, Boundaries] = {}
 
     @classmethod
     def open(cls, prefix: str | Path) -> "ShardSet":
@@ -101,32 +71,33 @@ class ShardSet:
 
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Fill `out` [length] (any integer type) with the ids from place `start` on."""
-        length = len(out)
-        if start < 0 or start + length > self.num_tokens:
-            raise self._out_of_range(start, length)
-        shard = bisect_right(self._token_ends, start)
-        local = start - self._first_token(shard)
-        ids = self._map(shard).ids
-        if local + length <= len(ids):
-            out[:] = ids[local : local + length]
-            return
-        here = len(ids) - local
-        out[:here] = ids[local:]
-        self.read_into(start + here, out[here:])
+        if start < 0 or start + len(out) > self.num_tokens:
+            raise self._out_of_range(start, len(out))
+        for shard, first, part in self._parts(start, len(out)):
+            raw = np.empty(part.stop - part.start, self._dtype)
+            self._files[shard].read_into(first * self._dtype.itemsize, raw)
+            out[part] = raw
 
     def will_need(self, start: int, length: int) -> None:
         """Ask the system to read these places ahead of their use; returns at once."""
+        for shard, first, part in self._parts(start, min(length, self.num_tokens - start)):
+            size = self._dtype.itemsize
+            self._files[shard].will_need(first * size, (part.stop - part.start) * size)
+
+    def _parts(self, start: int, length: int) -> Iterator[tuple[int, int, slice]]:
+        """Yield (shard, first token in it, where they belong in a row of `length`) of the places from `start` on."""
+        done = 0
         shard = bisect_right(self._token_ends, start)
-        ids, view = self._map(shard)
-        first = (start - self._first_token(shard)) * ids.itemsize
-        page = first - first % mmap.PAGESIZE
-        end = min(len(view), first + length * ids.itemsize)
-        view.madvise(mmap.MADV_WILLNEED, page, end - page)
+        while done < length:
+            end = min(length, self._token_ends[shard] - start)
+            if done < end:
+                yield shard, start + done - self._first_token(shard), slice(done, end)
+            done, shard = end, shard + 1
 
     def check_sizes(self) -> None:
         """Compare every file's size with the manifest, cheaply. DataError names the first that differs."""
         for shard in self.manifest.shards:
-            for record in (shard.bin, shard.idx, shard.documents):
+            for record in shard.files:
                 self._checked(record)
 
     def documents_in(self, start: int, length: int) -> list[DocumentSpan]:
@@ -142,14 +113,31 @@ class ShardSet:
     def document_span(self, document: int) -> DocumentSpan:
         """Return the extent of a document by its number in the set."""
         shard, local = self._shard_of_document(document)
-        index = self._index(shard)
-        first = self._first_token(shard) + int(index.offsets[local]) // self._dtype.itemsize
-        return DocumentSpan(document, first, first + int(index.lengths[local]))
+        first, end = self.boundaries(shard).span(local)
+        if not 0 <= first <= end <= self.manifest.shards[shard].num_tokens:
+            raise self._damaged(shard, local)
+        return DocumentSpan(document, self._first_token(shard) + first, self._first_token(shard) + end)
+
+    def boundaries(self, shard: int) -> Boundaries:
+        """Map the document boundaries of one shard. DataError when they are of another number of documents."""
+        if shard not in self._boundaries:
+            record = self.manifest.shards[shard]
+            boundaries = open_boundaries(self._checked(record.idx))
+            if boundaries.num_documents != record.num_documents:
+                raise self._damaged(shard, min(boundaries.num_documents, record.num_documents))
+            self._boundaries[shard] = boundaries
+        return self._boundaries[shard]
 
     def provenance(self, document: int) -> Provenance:
-        """Say where a document came from."""
+        """Say where a document came from: where nothing else is known, from its place in the token file."""
         shard, local = self._shard_of_document(document)
-        row = self.provenance_array(shard)[local]
+        rows = self.provenance_array(shard)
+        if rows is None:
+            offset = (self.document_span(document).first - self._first_token(shard)) * self._dtype.itemsize
+            return Provenance(str(self._bin_path(shard)), local, offset, 0)
+        row = rows[local]
+        if row["file"] >= len(self.manifest.sources):
+            raise self._damaged(shard, local)
         source = self.manifest.sources[int(row["file"])].name
         return Provenance(source, int(row["record"]), int(row["offset"]), int(row["id_hash"]))
 
@@ -161,35 +149,49 @@ class ShardSet:
     def find_records(self, source: str, record: int) -> list[int]:
         """Return the document made from this record of a source file (its path as given, or the end of it)."""
         names = [entry.name for entry in self.manifest.sources]
-        files = [n for n, name in enumerate(names) if name == source or name.endswith("/" + source)]
-        return self._documents_where(lambda rows: np.isin(rows["file"], files) & (rows["record"] == record))
+        files = [n for n, name in enumerate(names) if _names(name, source)]
+        found = self._documents_where(lambda rows: np.isin(rows["file"], files) & (rows["record"] == record))
+        for number, shard in enumerate(self.manifest.shards):
+            if shard.documents is None and record < shard.num_documents and _names(str(self._bin_path(number)), source):
+                found.append(self._first_document(number) + record)
+        return found
 
-    def provenance_array(self, shard: int) -> np.ndarray:
-        """Map the provenance of one shard: a structured array of shards.manifest.PROVENANCE [documents]."""
+    def provenance_array(self, shard: int) -> np.ndarray | None:
+        """Map the provenance of one shard: a structured array of shards.manifest.PROVENANCE [documents], or None."""
         record = self.manifest.shards[shard].documents
+        if record is None:
+            return None
         path = self._checked(record)
         try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise DataError(f"{path} is damaged ({error}); prepare the data again.") from error
-        if rows.dtype != PROVENANCE:
-            raise DataError(f"{path} holds {rows.dtype}, not the provenance of documents; prepare the data again.")
+            rows = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # NumPy raises nearly anything for a damaged header
+            raise DataError(f"{path} is damaged ({error}); bring it back or prepare the data again.") from error
+        if rows.dtype != PROVENANCE or rows.shape != (self.manifest.shards[shard].num_documents,):
+            raise DataError(
+                f"{path} holds {rows.dtype} {list(rows.shape)}, not the provenance of "
+                f"{self.manifest.shards[shard].num_documents} documents; bring it back or prepare the data again."
+            )
         return rows
 
     def _documents_where(self, test: Callable[[np.ndarray], np.ndarray]) -> list[int]:
         found: list[int] = []
         for shard in range(len(self.manifest.shards)):
-            rows = np.flatnonzero(test(self.provenance_array(shard)))
-            found += (rows + self._first_document(shard)).tolist()
+            rows = self.provenance_array(shard)
+            if rows is not None:
+                found += (np.flatnonzero(test(rows)) + self._first_document(shard)).tolist()
         return found
 
     def _document_at(self, place: int) -> DocumentSpan:
         if not 0 <= place < self.num_tokens:
             raise self._out_of_range(place, 1)
         shard = bisect_right(self._token_ends, place)
-        offset = (place - self._first_token(shard)) * self._dtype.itemsize
-        local = int(np.searchsorted(self._index(shard).offsets, offset, side="right")) - 1
-        return self.document_span(self._first_document(shard) + local)
+        local = self.boundaries(shard).num_ended(place - self._first_token(shard))
+        if not 0 <= local < self.manifest.shards[shard].num_documents:
+            raise self._damaged(shard, local)
+        span = self.document_span(self._first_document(shard) + local)
+        if not span.first <= place < span.end:
+            raise self._damaged(shard, local)
+        return span
 
     def _shard_of_document(self, document: int) -> tuple[int, int]:
         if not 0 <= document < self.num_documents:
@@ -206,29 +208,15 @@ class ShardSet:
     def _out_of_range(self, start: int, length: int) -> ValueError:
         return ValueError(f"tokens {start}..{start + length} are outside 0..{self.num_tokens} of {self.prefix}")
 
-    def _index(self, shard: int) -> Index:
-        if shard not in self._indexes:
-            self._indexes[shard] = map_index(self._checked(self.manifest.shards[shard].idx))
-        return self._indexes[shard]
+    def _bin_path(self, shard: int) -> Path:
+        return self.prefix.parent / self.manifest.shards[shard].bin.name
 
-    def _map(self, shard: int) -> _Mapped:
-        """Return the mapped .bin of a shard; beyond this set's share of the maps, the least recently used one goes."""
-        with self._lock:
-            mapped = self._mapped.get(shard)
-            if mapped is None:
-                mapped = self._mapped[shard] = self._open_bin(shard)
-                while len(self._mapped) > max(1, _maps_at_once() // len(_open_sets)):
-                    self._mapped.popitem(last=False)
-            self._mapped.move_to_end(shard)
-        return mapped
-
-    def _open_bin(self, shard: int) -> _Mapped:
-        path = self._checked(self.manifest.shards[shard].bin)
-        with path.open("rb") as file:
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        # Windows are drawn at random: read-ahead around each would drag in pages that nobody asked for.
-        view.madvise(mmap.MADV_RANDOM)
-        return _Mapped(np.frombuffer(view, self._dtype), view)
+    def _damaged(self, shard: int, document: int) -> DataError:
+        """What to say of boundaries or provenance that cannot be right."""
+        names = " or ".join(str(self.prefix.parent / file.name) for file in self.manifest.shards[shard].files[1:])
+        return DataError(
+            f"{names} is damaged at document {document}; `megamodel data verify {self.prefix}` tells more."
+        )
 
     def _checked(self, record: FileRecord) -> Path:
         """Return the path of a file of this set. DataError when it is missing or its size is not the manifest's."""
@@ -246,3 +234,8 @@ class ShardSet:
                 "bring it back or prepare the data again."
             )
         return path
+
+
+def _names(path: str, given: str) -> bool:
+    """Does `given` name this path, whole or by its end?"""
+    return path == given or path.endswith("/" + given)

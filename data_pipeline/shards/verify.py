@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from data_pipeline.errors import DataError
 from data_pipeline.files import sha256_of
+from data_pipeline.shards.boundaries import Boundaries, open_boundaries
 from data_pipeline.shards.manifest import (
     FileRecord,
     Manifest,
@@ -18,34 +17,38 @@ from data_pipeline.shards.manifest import (
     parse_manifest,
     sum_problems,
 )
-from data_pipeline.shards.megatron import map_index
+from data_pipeline.shards.megatron import Index
+from data_pipeline.shards.scan import Scan, scan
 
-_CHUNK = 1 << 24
+Advance = Callable[[int], object]
 
 
-def verify(prefix: str | Path, advance: Callable[[int], object] = lambda size: None) -> list[str]:
+def verify(prefix: str | Path, advance: Advance = lambda size: None) -> list[str]:
     """Return the problems found, one sentence each; none when every byte is as it was written.
 
     `advance` is told the bytes checked since its last call. DataError when there is no manifest to check against.
     """
     prefix = as_prefix(prefix)
     manifest = parse_manifest(prefix)
-    problems = list(_manifest_problems(manifest, f"{prefix}.manifest.json"))
+    name = f"{prefix}.manifest.json"
+    problems = list(_manifest_problems(manifest, name))
+    scans = []
     for shard in manifest.shards:
-        for record in (shard.bin, shard.idx, shard.documents):
+        for record in shard.files[1:]:
             problems += _file_problems(prefix.parent / record.name, record)
             advance(record.size)
-        problems += _content_problems(prefix.parent, shard, manifest)
+        scans.append(_scan(prefix.parent, shard, manifest, problems, advance))
+    ended = sum(found.num_ended for found in scans if found)
+    if all(scans) and ended != manifest.num_eos_tokens:
+        problems.append(f"{name}: num_eos_tokens is {manifest.num_eos_tokens}, the tokens make it {ended}.")
     return problems
 
 
 def _manifest_problems(manifest: Manifest, name: str) -> Iterator[str]:
     """The sums in the manifest must agree with each other."""
-    pairs = [
-        ("num_eos_tokens", manifest.num_eos_tokens, manifest.num_documents),
-        ("dtype", manifest.dtype, dtype_for(manifest.vocab_size)),
-        ("content_sha256", manifest.content_sha256, content_digest(manifest.dtype, manifest.shards)),
-    ]
+    pairs = [("content_sha256", manifest.content_sha256, content_digest(manifest.dtype, manifest.shards))]
+    if manifest.origin == "megamodel":
+        pairs.append(("dtype", manifest.dtype, dtype_for(manifest.vocab_size)))
     yield from (f"{name}: {problem}." for problem in sum_problems(manifest))
     if manifest.manifest_sha256 not in ("", manifest_digest(manifest)):
         yield f"{name} changed after it was written: its fields do not match its own manifest_sha256."
@@ -56,62 +59,78 @@ def _manifest_problems(manifest: Manifest, name: str) -> Iterator[str]:
 
 def _file_problems(path: Path, record: FileRecord) -> Iterator[str]:
     try:
-        size = path.stat().st_size
-        if size != record.size:
-            kind = (
-                f"cut short at byte {size:,}" if size < record.size else f"longer than it was from byte {record.size:,}"
-            )
-            yield f"{path} has {size:,} bytes, the manifest says {record.size:,}: {kind}."
+        wrong = _wrong_size(path, record)
+        if wrong:
+            yield wrong
         elif (digest := sha256_of(path)) != record.sha256:
-            yield (
-                f"{path} changed after it was written: its sha256 is {digest[:16]}..., "
-                f"the manifest says {record.sha256[:16]}..."
-            )
+            yield _changed(path, digest, record)
     except OSError as error:
         yield f"{path} cannot be read: {error.strerror}."
 
 
-def _content_problems(folder: Path, shard: ShardRecord, manifest: Manifest) -> Iterator[str]:
-    """What a reader relies on: boundaries that add up, ids inside the vocabulary, an end after each document."""
+def _wrong_size(path: Path, record: FileRecord) -> str | None:
+    size = path.stat().st_size
+    if size == record.size:
+        return None
+    kind = f"cut short at byte {size:,}" if size < record.size else f"longer than it was from byte {record.size:,}"
+    return f"{path} has {size:,} bytes, the manifest says {record.size:,}: {kind}."
+
+
+def _changed(path: Path, digest: str, record: FileRecord) -> str:
+    return (
+        f"{path} changed after it was written: its sha256 is {digest[:16]}..., "
+        f"the manifest says {record.sha256[:16]}..."
+    )
+
+
+def _scan(folder: Path, shard: ShardRecord, manifest: Manifest, problems: list[str], advance: Advance) -> Scan | None:
+    """Check the tokens and their boundaries; None when the tokens cannot be read as the manifest says."""
+    boundaries = _sound_boundaries(folder / shard.idx.name, shard, manifest, problems)
+    path = folder / shard.bin.name
     try:
-        index = map_index(folder / shard.idx.name)
+        wrong = _wrong_size(path, shard.bin)
+        if wrong:
+            problems.append(wrong)
+            return None
+        found = scan(path, manifest.dtype, manifest.vocab_size, manifest.eos_id, boundaries, advance)
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror}.")
+        return None
     except DataError as error:
-        yield str(error)
-        return
-    path = folder / shard.idx.name
-    size = np.dtype(manifest.dtype).itemsize
-    ends = np.cumsum(index.lengths, dtype=np.int64)
-    if index.dtype != manifest.dtype or len(index.lengths) != shard.num_documents:
-        yield (
-            f"{path} holds {len(index.lengths)} documents of {index.dtype}, "
+        problems.append(str(error))
+        return None
+    problems += _token_problems(path, found, shard.bin, manifest)
+    return found if boundaries else None
+
+
+def _sound_boundaries(path: Path, shard: ShardRecord, manifest: Manifest, problems: list[str]) -> Boundaries | None:
+    """What a reader relies on: boundaries of that many documents which add up."""
+    try:
+        boundaries = open_boundaries(path)
+        wrong = boundaries.problem(shard.num_tokens)
+    except DataError as error:
+        wrong = str(error)
+    if wrong:
+        problems.append(wrong)
+        return None
+    dtype = boundaries.dtype if isinstance(boundaries, Index) else manifest.dtype
+    if dtype != manifest.dtype or boundaries.num_documents != shard.num_documents:
+        problems.append(
+            f"{path} holds {boundaries.num_documents} documents of {dtype}, "
             f"the manifest says {shard.num_documents} of {manifest.dtype}."
         )
-    if not np.array_equal(index.offsets, (ends - index.lengths) * size) or (len(ends) and ends[-1] != shard.num_tokens):
-        wrong = np.flatnonzero(index.offsets != (ends - index.lengths) * size)
-        yield f"{path}: the boundaries do not add up from document {wrong[0] if len(wrong) else len(ends) - 1} on."
-    elif _size(folder / shard.bin.name) >= size:
-        yield from _token_problems(folder / shard.bin.name, ends, manifest)
+        return None
+    return boundaries
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _token_problems(path: Path, ends: np.ndarray, manifest: Manifest) -> Iterator[str]:
-    dtype = np.dtype(manifest.dtype).newbyteorder("<")
-    ids = np.memmap(path, dtype, mode="r", shape=(_size(path) // dtype.itemsize,))
-    for start in range(0, len(ids), _CHUNK):
-        chunk = np.asarray(ids[start : start + _CHUNK])
-        wrong = np.flatnonzero((chunk >= manifest.vocab_size) | (chunk < 0))
-        if len(wrong):
-            place = start + int(wrong[0])
-            yield (
-                f"{path}: the id {ids[place]} at byte {place * dtype.itemsize:,} is outside the vocabulary "
-                f"of {manifest.vocab_size}."
-            )
-            break
-    last = ends[ends <= len(ids)] - 1
-    unended = last[ids[last] != manifest.eos_id]
-    if len(unended):
-        place = int(unended[0]) * dtype.itemsize
-        yield f"{path}: the document that ends at byte {place:,} has no end-of-document token."
+def _token_problems(path: Path, found: Scan, record: FileRecord, manifest: Manifest) -> Iterator[str]:
+    """The ids are those that were written, all of the vocabulary; in shards of ours an end is after each document."""
+    if found.sha256 != record.sha256:
+        yield _changed(path, found.sha256, record)
+    if found.outside:
+        yield (
+            f"{path}: the id {found.outside.id} at byte {found.outside.byte:,} is outside the vocabulary "
+            f"of {manifest.vocab_size}."
+        )
+    if manifest.origin == "megamodel" and found.unended_byte is not None:
+        yield f"{path}: the document that ends at byte {found.unended_byte:,} has no end-of-document token."

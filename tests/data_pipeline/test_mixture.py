@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.errors import DataError
 from data_pipeline.execute import tokenize
 from data_pipeline.mixture import Loader, Mixture, samples_digest
-from data_pipeline.shards import ShardSet, reader
+from data_pipeline.shards import ShardSet, token_files
 from data_pipeline.shards.manifest import FileRecord, Manifest, ShardRecord, content_digest, write_manifest
 from data_pipeline.tokenizer import Tokenizer
 from tests.data_pipeline.conftest import sample_rows, write_jsonl
@@ -249,8 +249,8 @@ def test_many_shards_stay_mapped_as_far_as_the_system_allows(tmp_path: Path, sof
 
 
 def test_the_least_recently_used_shard_is_the_one_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader, "_open_sets", weakref.WeakSet())
-    monkeypatch.setattr(reader, "_maps_at_once", lambda: 2)
+    monkeypatch.setattr(token_files, "_in_use", weakref.WeakSet())
+    monkeypatch.setattr(token_files, "_open_at_once", lambda: 2)
     shards = ShardSet.open(simulate(tmp_path, 3, 1000))
     for shard in (0, 1, 0, 2, 0):
         shards.read(1000 * shard, 10)
