@@ -29,9 +29,11 @@ def band_hashes(texts: Sequence[str], near: NearDuplicates) -> Hashes:
     """
     out = np.empty((len(texts), near.bands), np.uint64)
     factors = _factors(near.bands * near.rows, near.seed)
-    for batch in batches(texts):
-        hashes, bounds = shingle_hashes(texts[batch], near.ngram)
-        out[batch] = _fold(_minima(hashes, bounds, factors).reshape(near.bands, near.rows, -1))
+    done = 0
+    for batch in batches(texts, len):
+        hashes, bounds = shingle_hashes(batch, near.ngram)
+        rows = slice(done, done := done + len(batch))
+        out[rows] = _fold(_minima(hashes, bounds, factors).reshape(near.bands, near.rows, -1))
     return out
 
 

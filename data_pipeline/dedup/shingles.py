@@ -1,8 +1,9 @@
 """Shingles: every run of n units of a document, as a 64-bit hash. What two documents share is counted in them."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from data_pipeline.dedup.normalise import normalised
 from data_pipeline.units import codepoints_of, finalize, unit_hashes, unit_starts_ends
 
+T = TypeVar("T")
 Hashes = NDArray[np.uint64]
 Bounds = NDArray[np.int64]
 """[texts + 1] Where what belongs to each text begins in an array over all of them, and where the last one ends."""
@@ -20,16 +22,18 @@ _PIECE = 2**16
 _BASE = 0x2545F4914F6CDD1B
 
 
-def batches(texts: Sequence[str], characters: int = BATCH) -> Iterator[slice]:
-    """Cut a list into stretches of at most so many characters, or of one text."""
-    first = size = 0
-    for row, text in enumerate(texts):
-        if row > first and size + len(text) > characters:
-            yield slice(first, row)
-            first, size = row, 0
-        size += len(text)
-    if first < len(texts):
-        yield slice(first, len(texts))
+def batches(items: Iterable[T], size: Callable[[T], int], most: int = BATCH) -> Iterator[list[T]]:
+    """Group items, in their order, so that the sizes of a group sum to at most so much, or it is one item."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and total + size(item) > most:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item) + 1
+    if batch:
+        yield batch
 
 
 def shingle_hashes(texts: Sequence[str], ngram: int) -> tuple[Hashes, Bounds]:
@@ -80,8 +84,8 @@ def _places(first: int, count: int, bounds: Bounds, unit_bounds: Bounds, ngram: 
     """Return between which units the shingles `first` to `first + count` lie."""
     text = int(np.searchsorted(bounds, first, "right")) - 1
     end = int(np.searchsorted(bounds, first + count))
-    counts = np.diff(np.clip(bounds[text : end + 1], first, first + count))
-    texts = np.repeat(np.arange(text, end), counts)
+    inside = np.clip(bounds[text : end + 1], first, first + count)
+    texts = np.repeat(np.arange(text, end), inside[1:] - inside[:-1])
     starts = np.arange(first, first + count) + (unit_bounds[:-1] - bounds[:-1])[texts]
     return starts, np.minimum(starts + ngram, unit_bounds[1:][texts])
 
