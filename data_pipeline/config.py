@@ -23,8 +23,9 @@ class Execution(Settings):
     """Address of a Ray cluster, such as `auto`; unset: Ray is started on this machine."""
     memory_per_worker: PositiveInt = 2**30
     """Bytes a worker may hold, at most, while it looks for duplicates."""
-    bytes_per_task: PositiveInt = 2**26
-    """Bytes of source files in one task, about; a compressed file is always in one."""
+    bytes_per_task: PositiveInt | None = None
+    """Bytes of source files in one task, about; unset: a 64th of the corpus, 1 to 64 MiB. A compressed file is
+    in one task."""
 
 
 class PrepareConfig(Settings):
@@ -48,7 +49,10 @@ class PrepareConfig(Settings):
     """With each document's id, decides on which side of the split it falls."""
     tokens_per_shard: PositiveInt = TOKENS_PER_SHARD
     """A shard is closed when the next document would not fit."""
-    broken_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest share of the records that may be unreadable; more of them end the run."""
+    max_broken_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the records that may be unreadable: they are kept aside, in OUT/broken.jsonl. The run ends when this and
+    max_broken_records are both exceeded."""
+    max_broken_records: NonNegativeInt = 100
+    """So many records may be unreadable, however small the corpus."""
     execution: Execution = Execution()
     """Where and how the work is done; without influence on the result."""

@@ -6,38 +6,42 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 _SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the bytes done of `total` on stderr; yields the function to tell it of more."""
+def progress(what: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` units are done on stderr; yields the function to tell it of more."""
     if sys.stderr.isatty():
-        with _bar() as bar:
+        with _bar(unit) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.advance(task, done)
     else:
-        yield _Lines(what, total)
+        yield _Lines(what, total, unit)
 
 
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+def _bar(unit: str) -> Progress:
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class _Lines:
     """Plain lines, none at all for a job shorter than ten seconds."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, unit: str) -> None:
         self._what, self._total, self._done = what, total, 0
+        self._scale, self._rate = (1e6, "MB/s") if unit == "bytes" else (1.0, f"{unit}/s")
         self._start = self._last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -47,6 +51,6 @@ class _Lines:
             return
         self._last = now
         rate = self._done / (now - self._start)
-        left = max(0, self._total - self._done) / max(rate, 1)
+        left = max(0, self._total - self._done) / max(rate, 1e-9)
         share = self._done / max(1, self._total)
-        print(f"{self._what}: {share:.0%}, {rate / 1e6:.1f} MB/s, {left:.0f} s left", file=sys.stderr, flush=True)
+        print(f"{self._what}: {share:.0%}, {rate / self._scale:.1f} {self._rate}, {left:.0f} s left", file=sys.stderr, flush=True)

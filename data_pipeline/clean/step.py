@@ -1,4 +1,4 @@
-"""What a cleaning step is: settings that build a function from a document to a document or a rejection."""
+"""What a cleaning step is, and what comes of a document that it does not let through."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,8 +24,18 @@ class StepSettings(Settings):
     """Settings of one step. A subclass has a field `step: Literal["name"]` and builds the function."""
 
     languages: list[str] | None = None
-    """Only for documents in these languages (en, zh, ...); unset: for all."""
+    """Only for documents in these languages (en, zh, ...), as the source's settings or a `language` step above say;
+    unset: for all."""
+
+    @property
+    def name(self) -> str:
+        """What the step is called in reports."""
+        return str(getattr(self, "step"))  # noqa: B009 - the field is the subclass's
 
     def build(self) -> Step:
         """Make the function; called once a process, so that word lists and models are loaded once."""
         raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Digest of what the settings point at outside themselves (files, code): what is made of it is made again."""
+        return ""

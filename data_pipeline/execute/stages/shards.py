@@ -1,0 +1,204 @@
+"""Token ids to the final shards. Where one ends depends on the order of the documents and tokens_per_shard alone."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipeline.errors import DataError
+from data_pipeline.execute.counts import merged
+from data_pipeline.execute.job import Advance, Job, Stage
+from data_pipeline.execute.pieces import groups
+from data_pipeline.execute.split import TRAIN, VALIDATION, set_names
+from data_pipeline.execute.stages.tokenize import ROW, rows_file, tokenizer_of, tokens_file
+from data_pipeline.execute.task import Task, TaskFolder, working_on
+from data_pipeline.shards.manifest import PROVENANCE, FileRecord, ShardRecord, dtype_for
+from data_pipeline.shards.megatron import encode_index
+
+_COPIED = 1 << 24
+
+
+class Part(NamedTuple):
+    """Documents of one task that go into a shard, in order."""
+
+    task: int
+    first_row: int
+    end_row: int
+    first_token: int
+    end_token: int
+
+
+def divided(lengths: Iterable[np.ndarray], tokens_per_shard: int) -> Iterator[list[Part]]:
+    """Yield the parts of each shard, given the lengths of the documents of each task.
+
+    A shard is closed when the next document would not fit; a longer one has a shard of its own.
+    """
+    parts: list[Part] = []
+    filled = 0
+    for task, found in enumerate(lengths):
+        ends = np.cumsum(found, dtype=np.int64)
+        row = 0
+        while row < len(ends):
+            before = int(ends[row - 1]) if row else 0
+            fitting = int(np.searchsorted(ends, before + tokens_per_shard - filled, side="right"))
+            end = max(fitting, row if filled else row + 1)
+            if end > row:
+                parts.append(Part(task, row, end, before, int(ends[end - 1])))
+                filled += int(ends[end - 1]) - before
+                row = end
+            if row < len(ends):
+                yield parts
+                parts, filled = [], 0
+    if parts:
+        yield parts
+
+
+def shard_tasks(job: Job, name: str) -> list[Task]:
+    """The tasks that make the shards of one set, in order."""
+    return [task for task in job.finished("shards") if task.spec["set"] == name]
+
+
+def _tasks(job: Job) -> list[Task]:
+    inputs = job.finished("tokenize")
+    _check_split(job, inputs)
+    tasks: list[Task] = []
+    files = _global_numbers(job)
+    size = np.dtype(dtype_for(tokenizer_of(job).vocab_size)).itemsize
+    for name in set_names(job.config):
+        lengths = (_rows_of(task, name)["length"] for task in inputs)
+        for number, parts in enumerate(divided(lengths, job.config.tokens_per_shard)):
+            spec: dict[str, Any] = {
+                "set": name,
+                "number": number,
+                "dtype": dtype_for(tokenizer_of(job).vocab_size),
+                "parts": [[*part, inputs[part.task].digest, files[part.task]] for part in parts],
+            }
+            tokens = sum(part.end_token - part.first_token for part in parts)
+            tasks.append(job.task("shards", len(tasks), spec, tokens * size))
+    return tasks
+
+
+def _global_numbers(job: Job) -> list[list[int]]:
+    """For each task, the numbers in the corpus of the files that its rows count from 0."""
+    return [[piece.file for piece in pieces] for pieces in groups(job)]
+
+
+def _rows_of(task: Task, name: str) -> np.ndarray:
+    path = task.folder / rows_file(name)
+    if not path.exists() or path.stat().st_size == 0:
+        return np.empty(0, ROW)
+    return np.memmap(path, ROW, mode="r")
+
+
+def _check_split(job: Job, inputs: list[Task]) -> None:
+    counts = merged(task.result()["counts"] for task in inputs).get("sets", {})
+    train, validation = (counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION))
+    config = job.config
+    if train + validation == 0:
+        raise DataError(
+            "the corpus is empty: no document with text is left of "
+            f"{', '.join(source.name or str(source.model_dump().get('files') or '') for source in config.sources)}."
+        )
+    if train == 0 or (config.validation_fraction and validation == 0):
+        raise DataError(
+            f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "
+            f"training and {validation} for validation; both need at least one: change the fraction or split_seed, "
+            "or add documents."
+        )
+
+
+def _run(job: Job, task: Task, advance: Advance) -> None:
+    inputs = job.finished("tokenize")
+    parts = [(Part(*part[:5]), part[6]) for part in task.spec["parts"]]
+    name = f"{task.spec['set']}_{task.spec['number']:05d}"
+    with working_on(task) as folder:
+        rows = np.concatenate([_relabelled(inputs[p.task], task.spec["set"], p, files) for p, files in parts])
+        record = ShardRecord(
+            num_documents=len(rows),
+            num_tokens=int(rows["length"].sum(dtype=np.int64)),
+            bin=_copy(folder, task, f"{name}_text_document.bin", [p for p, _ in parts], inputs, advance),
+            idx=_put(folder, f"{name}_text_document.idx", encode_index(task.spec["dtype"], rows["length"])),
+            documents=_put(folder, f"{name}_documents.npy", _npy(rows)),
+        )
+        folder.finish({"shard": record.model_dump(mode="json")})
+
+
+def _relabelled(task: Task, name: str, part: Part, files: list[int]) -> np.ndarray:
+    """The rows of a part, with the numbers of the files in the whole corpus."""
+    rows = np.array(_rows_of(task, name)[part.first_row : part.end_row])
+    rows["file"] = np.array(files, "<u4")[rows["file"]]
+    return rows
+
+
+def _npy(rows: np.ndarray) -> bytes:
+    """The provenance as a .npy file."""
+    import io
+
+    out = io.BytesIO()
+    provenance = np.empty(len(rows), PROVENANCE)
+    for field in PROVENANCE.names or ():
+        provenance[field] = rows[field]
+    np.lib.format.write_array(out, provenance, version=(1, 0), allow_pickle=False)
+    return out.getvalue()
+
+
+def _put(folder: TaskFolder, name: str, data: bytes) -> FileRecord:
+    (folder.path / name).unlink(missing_ok=True)
+    folder.file(name).write(data)
+    return FileRecord(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _copy(
+    folder: TaskFolder, task: Task, name: str, parts: list[Part], inputs: list[Task], advance: Advance
+) -> FileRecord:
+    """Join the ids of all parts, going on where an earlier attempt was stopped."""
+    itemsize = np.dtype(task.spec["dtype"]).itemsize
+    out = folder.file(name)
+    there = (folder.path / name).stat().st_size
+    digest = _digest_of_first(folder.path / name, there)
+    advance(there)
+    place = 0
+    for part in parts:
+        size = (part.end_token - part.first_token) * itemsize
+        skip = min(size, max(0, there - place))
+        source = inputs[part.task].folder / tokens_file(task.spec["set"])
+        for block in _blocks(source, part.first_token * itemsize + skip, size - skip):
+            out.write(block)
+            digest.update(block)
+            advance(len(block))
+            if folder.record_due:
+                folder.record({})
+        place += size
+    return FileRecord(name=name, size=place, sha256=digest.hexdigest())
+
+
+def _digest_of_first(path: Path, size: int) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    for block in _blocks(path, 0, size):
+        digest.update(block)
+    return digest
+
+
+def _blocks(path: Path, start: int, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while size:
+            block = file.read(min(size, _COPIED))
+            if not block:
+                raise DataError(f"{path} is shorter than it was; remove its folder and give the command again.")
+            yield block
+            size -= len(block)
+
+
+def collect(job: Job, out: Path) -> None:
+    """Move the finished shards into the folder `out`; may be repeated after a kill."""
+    for task in job.finished("shards"):
+        for name in (task.result()["shard"][kind]["name"] for kind in ("bin", "idx", "documents")):
+            if (task.folder / name).exists():
+                shutil.move(task.folder / name, out / name)
+
+
+STAGE = Stage("shards", "writing shards", _tasks, _run, "bytes")

@@ -1,0 +1,94 @@
+"""The tokenizer: one that exists, or one trained on the training side of the corpus."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipeline.errors import DataError
+from data_pipeline.execute.corpus import documents_of, num_tasks, size_of
+from data_pipeline.execute.job import Advance, Job, Stage, inputs_digest
+from data_pipeline.execute.split import TRAIN, set_of
+from data_pipeline.execute.stages.duplicates import duplicates_spec
+from data_pipeline.execute.stages.scan import source_files
+from data_pipeline.execute.task import Task, digest_of, working_on
+from data_pipeline.files import sync_folder
+from data_pipeline.read import Document
+from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.tokenizer.settings import TrainTokenizer
+
+FOLDER = "tokenizer"
+_COMPRESSED = (".gz", ".zst", ".parquet")
+_RATIO = 4
+"""Text is about this many times larger than its compressed file; only the size of the sample depends on it."""
+
+
+def _tasks(job: Job) -> list[Task]:
+    settings = job.config.tokenizer
+    spec: dict[str, Any] = settings.model_dump(mode="json")
+    size = 1
+    if settings.kind == "load":
+        spec["digest"] = Tokenizer.load(settings.path).digest
+    else:
+        spec["corpus"] = corpus_spec(job)
+        size = sum(size_of(job, index) for index in range(num_tasks(job)))
+    return [job.task("tokenizer", 0, spec, size)]
+
+
+def corpus_spec(job: Job) -> list[str]:
+    """Stands for all documents that are tokenized."""
+    if job.has("clean"):
+        return [inputs_digest(job.finished("clean")), *duplicates_spec(job)]
+    return [digest_of([file.path, file.size, file.sha256]) for file in source_files(job)]
+
+
+def _run(job: Job, task: Task, advance: Advance) -> None:
+    settings = job.config.tokenizer
+    with working_on(task) as folder:
+        if settings.kind == "load":
+            tokenizer = Tokenizer.load(settings.path)
+        else:
+            tokenizer = _trained(job, settings, advance)
+        tokenizer.save(folder.path / FOLDER)
+        sync_folder(folder.path)
+        folder.finish({"digest": tokenizer.digest})
+
+
+def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
+    texts = (document.text for document in _training_documents(job, advance) if _sampled(document, share(job)))
+    first = next(texts, None)
+    if first is None:
+        raise DataError("no document with text is left to train the tokenizer on; see the sources and cleaning steps.")
+    return train_tokenizer(_chain(first, texts), settings.vocab_size, settings.model_max_length)
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _training_documents(job: Job, advance: Advance) -> Iterator[Document]:
+    for index in range(num_tasks(job)):
+        for batch in documents_of(job, index, None, advance):
+            yield from (document for document in batch.documents if set_of(document, job.config) == TRAIN)
+
+
+def share(job: Job) -> float:
+    """The share of the documents that the tokenizer is trained on, from the size of the corpus."""
+    assert job.config.tokenizer.kind == "train"
+    if job.has("clean"):
+        results = [task.result()["counts"].get("sources", {}) for task in job.finished("clean")]
+        total = sum(source.get("kept_bytes", 0) for sources in results for source in sources.values())
+    else:
+        total = sum(file.size * (_RATIO if file.path.endswith(_COMPRESSED) else 1) for file in source_files(job))
+    return min(1.0, getattr(job.config.tokenizer, "sample_bytes", 2**30) / max(1, total))
+
+
+def _sampled(document: Document, share: float) -> bool:
+    """Choose by a hash of the identity: the same documents, however the corpus is divided."""
+    if share >= 1:
+        return True
+    digest = hashlib.blake2b(document.identity.encode(), digest_size=8, person=b"sample").digest()
+    return int.from_bytes(digest, "little") < share * 2.0**64
+
+
+STAGE = Stage("tokenizer", "making the tokenizer", _tasks, _run, "bytes")

@@ -1,0 +1,110 @@
+"""A process that does tasks: for a parent that tells it which, or its share of a stage.
+
+python -m data_pipeline.execute.worker WORK serve FD         tasks by lines of JSON on stdin, answers on a descriptor
+python -m data_pipeline.execute.worker WORK share STAGE K N  every N-th task of a stage from the K-th on, if not done
+"""
+
+import json
+import os
+import select
+import sys
+import threading
+import time
+import traceback
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import DataError
+from data_pipeline.execute.job import Advance, Job
+from data_pipeline.execute.task import disk_error
+
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+def run_task(job: Job, stage: str, index: int, advance: Advance = lambda size: None) -> None:
+    """Do one task of a job, if it is not done: the one function that all drivers call. DataError when it fails."""
+    task = job.tasks(stage)[index]
+    if task.done:
+        return
+    try:
+        job.stage(stage).run(job, task, advance)
+    except OSError as error:
+        raise disk_error(error, task.folder) from error
+
+
+def run_share(root: Path, stage: str, worker: int, workers: int) -> int:
+    """Do a worker's share of a stage; returns how many tasks it did."""
+    job = Job.open(root)
+    mine = [task for task in job.tasks(stage)[worker::workers] if not task.done]
+    for number, task in enumerate(mine, start=1):
+        start = time.monotonic()
+        run_task(job, stage, task.index)
+        print(f"{stage} {task.index}: done in {time.monotonic() - start:.1f} s ({number} of {len(mine)})", flush=True)
+    return len(mine)
+
+
+def serve(root: Path, descriptor: int) -> None:
+    """Do the tasks that come on stdin until it ends; each is answered on the descriptor by lines of JSON."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    job = Job.open(root)
+    with os.fdopen(descriptor, "wb", buffering=0) as answers:
+        for line in sys.stdin.buffer:
+            command = json.loads(line)
+            answers.write(_line(_answer(job, command["stage"], command["index"], answers)))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on: the next run would find its task taken."""
+    poll = select.poll()
+    poll.register(0, select.POLLHUP)
+    poll.poll()
+    os._exit(0)
+
+
+def _answer(job: Job, stage: str, index: int, answers: FileIO) -> dict[str, Any]:
+    """Do one task; never raises for what is wrong with the data."""
+    told, waiting = time.monotonic(), 0
+
+    def advance(size: int) -> None:
+        nonlocal told, waiting
+        waiting += size
+        if time.monotonic() - told > _SECONDS_BETWEEN_REPORTS:
+            answers.write(_line({"advance": waiting}))
+            told, waiting = time.monotonic(), 0
+
+    try:
+        run_task(job, stage, index, advance)
+    except DataError as error:
+        return {"error": str(error)}
+    except MemoryError:
+        return {
+            "error": f"task {index} of {stage} ran out of memory; lower execution.workers or "
+            "execution.memory_per_worker and give the same command again: it goes on where it stopped."
+        }
+    except Exception as error:  # a mistake of ours: the trace is for whoever mends it
+        traceback.print_exc()
+        return {"error": f"task {index} of {stage} failed: {type(error).__name__}: {error}."}
+    return {"done": True}
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode() + b"\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Run as a program; returns the exit code."""
+    root, what, *rest = arguments
+    try:
+        if what == "serve":
+            serve(Path(root), int(rest[0]))
+        else:
+            run_share(Path(root), rest[0], int(rest[1]), int(rest[2]))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
