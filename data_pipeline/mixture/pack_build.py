@@ -117,8 +117,8 @@ def _lengths(shards: ShardSet) -> Iterator[np.ndarray]:
 def _damaged(shards: ShardSet, shard: int) -> DataError:
     path = shards.prefix.parent / shards.manifest.shards[shard].idx.name
     return DataError(
-        f"{path} is damaged: its documents do not end where the tokens end; `megamodel data verify {shards.prefix}` tells "
-        "more."
+        f"{path} is damaged: its documents do not end where the tokens end; "
+        f"`megamodel data verify {shards.prefix}` tells more."
     )
 
 
