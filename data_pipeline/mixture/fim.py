@@ -1,8 +1,8 @@
 """Fill-in-the-middle: documents rearranged so that a decoder learns to write what stands between two texts.
 
 Bavarian et al. 2022 (arXiv:2207.14255), on tokens, inside a window ("context level"): the shards stay as they are, and
-of each document it is rearranged what the window holds of it. Prefix-suffix-middle gives `<prefix> p <suffix> s <middle>
-m`, suffix-prefix-middle `<prefix> <suffix> s <middle> p m`, both followed by the end-of-document token that was there.
+what a window holds of a document is rearranged there. Prefix-suffix-middle gives `<prefix> p <suffix> s <middle> m`,
+suffix-prefix-middle `<prefix> <suffix> s <middle> p m`, both followed by the end-of-document token that was there.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class FillInTheMiddle:
     """Seeds the draws."""
 
     def __call__(self, rows: np.ndarray, samples: np.ndarray) -> None:
-        """Rearrange documents in rows int64 [n, seq_len + 1], in place; each is a function of (seed, sample, its place).
+        """Rearrange documents in rows int64 [n, seq_len + 1], in place; all follows from (seed, sample, place).
 
         A row keeps its length: of a rearranged document, the last three tokens before its end are left out, as if the
         window had cut it there. It also keeps its number of targets. A document with tokens that are no targets, other
