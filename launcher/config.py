@@ -40,8 +40,89 @@ class SourceConfig(Settings):
 
     path: Location
     """Prefix of the shard set, as given to `data prepare` or `data tokenize --out`; PREFIX.manifest.json must exist."""
-    weight: PositiveFloat = 1.0
-    """Share of the samples drawn from this set, relative to the other sources' weights."""
+    weight: NonNegativeFloat = 1.0
+    """Share of the samples drawn from this set, relative to the other sources' weights; 0: none, unless one of
+    data.segments names it. How it is understood: data.weighting."""
+    name: str | None = None
+    """What data.segments and data.skip, the metrics and the events call it; unset: the last part of its path, or all of
+    the path where two sources end in the same."""
+
+
+class ExplicitWeights(Settings):
+    """Weights as they are given."""
+
+    kind: Literal["explicit"] = "explicit"
+    """Selects this weighting."""
+
+
+class DocumentWeights(Settings):
+    """Weights that count documents."""
+
+    kind: Literal["documents"]
+    """Selects this weighting."""
+
+
+class TemperatureWeights(Settings):
+    """Shares that follow from the sources' sizes: weight * size^(1 / temperature) (arXiv:1910.10683)."""
+
+    kind: Literal["temperature"]
+    """Selects this weighting."""
+    temperature: Annotated[float, Field(ge=0.01)] = 1.0
+    """1: in proportion to the sizes; higher: nearer to equal shares, so that small sources are read more often. It is
+    1 / alpha where an exponent alpha is given (XLM-R and mT5: alpha 0.3, temperature 3.33)."""
+    size: Literal["tokens", "documents"] = "tokens"
+    """What of a source is counted."""
+
+
+Weighting = Annotated[ExplicitWeights | DocumentWeights | TemperatureWeights, Field(discriminator="kind")]
+
+
+class SegmentConfig(Settings):
+    """Other weights from some token of the run on."""
+
+    from_token: NonNegativeInt
+    """The first sequence that begins at or after this many tokens of the run (`tokens` in the metrics) is the first
+    drawn so; it need not begin a step."""
+    weights: dict[str, NonNegativeFloat] | None = None
+    """Share of each source, by its name or path; one that is not named gives nothing. Unset: the sources' own weights.
+
+    Each source goes on where it was: no change of the weights repeats or skips its data.
+    """
+    weighting: Weighting | None = None
+    """How these weights are understood; unset: as data.weighting says."""
+
+
+def _in_order(numbers: "int | str") -> "int | str":
+    """A number, or two that ascend."""
+    first, _, last = str(numbers).partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+        raise ValueError(f"must be a number, or two in order such as 1200-1300, not {str(numbers)!r}")
+    return numbers
+
+
+Numbers = Annotated[NonNegativeInt | str, AfterValidator(_in_order)]
+"""A number, or the text FIRST-LAST, both included."""
+
+
+def stretch(numbers: int | str) -> range:
+    """The numbers that `Numbers` stands for."""
+    first, _, last = str(numbers).partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+class SkipConfig(Settings):
+    """What the run leaves out. Nothing else moves: every other sample stays at its place in its step."""
+
+    documents: list[str] = []
+    """Documents by their ids or as FILE:RECORD, looked up in all sources. Their tokens are neither targets nor inputs:
+    each becomes an end-of-document token outside the loss."""
+    documents_file: Location | None = None
+    """A text file of more such documents, one a line."""
+    numbers: dict[str, list[Numbers]] = {}
+    """Documents by their numbers in a source, such as {web: [17, 40-99]}; nothing is looked up for these."""
+    steps: list[Numbers] = []
+    """Steps that make no update, such as [1200, 1300-1310]: their samples are passed over, weights and optimizer stay
+    as they are, and the schedule goes on."""
 
 
 class DataConfig(Settings):
@@ -50,9 +131,17 @@ class DataConfig(Settings):
     tokenizer: Location
     """Folder of the tokenizer (tokenizer.json) that made the shards; its digest must equal the one in each manifest."""
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
-    """The training mixture."""
+    """The shard sets of the training mixture, and their weights from its beginning on."""
+    weighting: Weighting = ExplicitWeights()
+    """What the weights mean. explicit: shares of the tokens, as given; documents: shares of the documents, so that a
+    source of longer ones gives more tokens; temperature: they multiply what follows from the sources' sizes."""
+    segments: list[SegmentConfig] = []
+    """Changes of the weights, in the order in which they come. A segment that lies in the future may be appended,
+    changed or removed between two starts of a run; what the run has read may not."""
+    skip: SkipConfig = SkipConfig()
+    """What is left out; may change between two starts of a run."""
     validation: list[SourceConfig] = []
-    """Shard sets for the validation loss; empty: no validation."""
+    """Shard sets for the validation loss, weighted as given; empty: no validation."""
     separate_documents: bool = False
     """Attention does not cross from one document into the next, and positions start again at each."""
     prefetch_batches: PositiveInt = 2

@@ -15,7 +15,7 @@ import numpy as np
 PERIOD = 2**20
 
 
-def quotas(weights: Sequence[float]) -> list[int]:
+def quotas(weights: Sequence[float | Fraction]) -> list[int]:
     """Round weights to whole numbers >= 1 that sum to PERIOD, by largest remainder (of equal ones, the earlier)."""
     if not weights or min(weights) <= 0:
         raise ValueError(f"weights must be positive: {list(weights)}")
@@ -32,7 +32,7 @@ def quotas(weights: Sequence[float]) -> list[int]:
 class Blend:
     """Interleaves K sources by weight."""
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float | Fraction]) -> None:
         """Take one positive weight a source; only their proportions count."""
         self.quotas = quotas(weights)
         self._sums = [0, *np.cumsum(self.quotas).tolist()]

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,12 @@ class Batch:
     step: int
     """Counted from 1."""
     tokens: np.ndarray
-    """int64 [global_batch_size / ranks, seq_len + 1]: inputs and, shifted by one, targets."""
+    """int64 [global_batch_size / ranks, seq_len + 1]: inputs and, shifted by one, targets; see `masking`.
+
+    Of a step without targets nothing is read, and there are no rows.
+    """
     target_tokens: int
-    """Targets in the whole step, over all ranks."""
+    """Targets in the whole step, over all ranks; 0: the step is skipped, or all its documents are."""
     samples_digest: str
     """Digest of the step's global samples: the same on every rank and for any number of ranks."""
 
@@ -31,14 +34,24 @@ class Batch:
 class Loader:
     """Batches by step. Step N (from 1) has samples [(N-1) * global_batch_size, N * global_batch_size)."""
 
-    def __init__(self, mixture: Mixture, global_batch_size: int, rank: int = 0, ranks: int = 1) -> None:
-        """Take the rank-th contiguous slice of each step. DataError when the ranks do not divide the batch."""
+    def __init__(
+        self,
+        mixture: Mixture,
+        global_batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        skip_steps: Sequence[range] = (),
+    ) -> None:
+        """Take the rank-th contiguous slice of each step. DataError when the ranks do not divide the batch.
+
+        Steps in `skip_steps` keep their samples and their number, and have no targets.
+        """
         if global_batch_size % ranks:
             raise DataError(
                 f"train.global_batch_size={global_batch_size} does not divide over {ranks} ranks; "
                 f"the nearest that do: {_nearest(global_batch_size, ranks)}."
             )
-        self.mixture, self.global_batch_size = mixture, global_batch_size
+        self.mixture, self.global_batch_size, self.skip_steps = mixture, global_batch_size, skip_steps
         share = global_batch_size // ranks
         self._mine = slice(rank * share, (rank + 1) * share)
         self._steps_planned = max(1, _SAMPLES_PLANNED // global_batch_size)
@@ -54,6 +67,10 @@ class Loader:
             samples.setflags(write=False)
             self._plan = (number, samples)
         return samples[within * self.global_batch_size :][: self.global_batch_size]
+
+    def skips(self, step: int) -> bool:
+        """Say whether a step is in `skip_steps`."""
+        return any(step in steps for steps in self.skip_steps)
 
     def batch(self, step: int) -> Batch:
         """Return this rank's part of a step."""
@@ -80,8 +97,9 @@ class Loader:
             thread.join()
 
     def _batch(self, step: int, samples: np.ndarray) -> Batch:
-        tokens = self.mixture.read(samples[self._mine])
-        return Batch(step, tokens, self.global_batch_size * self.mixture.seq_len, samples_digest(samples))
+        targets = 0 if self.skips(step) else self.mixture.num_targets(samples)
+        tokens = self.mixture.read(samples[self._mine] if targets else samples[:0])
+        return Batch(step, tokens, targets, samples_digest(samples))
 
     def _read_ahead(
         self, first: int, last: int, ahead: int, ready: "queue.Queue[Batch | Exception | None]", stop: threading.Event
@@ -93,7 +111,8 @@ class Loader:
                 for coming in range(step, min(step + ahead, last) + 1):
                     if coming not in plans:
                         plans[coming] = self.samples(coming)
-                        self.mixture.will_need(plans[coming][self._mine])
+                        if not self.skips(coming):
+                            self.mixture.will_need(plans[coming][self._mine])
                 _put(ready, self._batch(step, plans.pop(step)), stop)
                 if stop.is_set():
                     return

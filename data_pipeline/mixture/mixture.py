@@ -1,20 +1,21 @@
 """The order of the data: from a sample index to a window of tokens, as a pure function of (seed, index).
 
-Blend: sample i is the j-th sample of source k. Permutation: of the n windows of that source, a shuffle keyed by the
+Segments: sample i is the j-th sample of source k. Permutation: of the n windows of that source, a shuffle keyed by the
 epoch j // n picks the (j % n)-th. Window: `windows` says which tokens of the source it is. Sources are known by the
 digests of their tokens, so neither paths nor the order of a list matter.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.mixture.blend import Blend
 from data_pipeline.mixture.permutation import Permutation
+from data_pipeline.mixture.segments import Segment, Segments, Weight
+from data_pipeline.mixture.skip import Skipped
 from data_pipeline.mixture.windows import Windows
 from data_pipeline.shards import ShardSet
 
@@ -22,48 +23,62 @@ from data_pipeline.shards import ShardSet
 class Mixture:
     """A weighted, shuffled, endless sequence of windows over several shard sets. Holds no state but its settings."""
 
-    def __init__(self, sources: Sequence[tuple[ShardSet, float]], seq_len: int, seed: int) -> None:
-        """Blend opened shard sets. DataError when one is too short, given twice, or made by another tokenizer."""
-        if not sources:
-            raise DataError("a mixture needs at least one shard set.")
-        ordered = sorted(sources, key=lambda source: source[0].digest)
-        self.sources = [shards for shards, _ in ordered]
-        """In the order of their digests: the source index in `samples` points in here."""
+    def __init__(
+        self,
+        sources: Sequence[tuple[ShardSet, Weight]],
+        seq_len: int,
+        seed: int,
+        segments: Sequence[Segment] = (),
+        cut: Callable[[ShardSet, int], Windows] = Windows,
+    ) -> None:
+        """Blend opened shard sets. DataError when one is too short, given twice, or made by another tokenizer.
+
+        Args:
+            sources: shard sets with the weights that hold until the first of `segments` begins; 0 for a source that
+                only a segment draws from.
+            seq_len: tokens that a sample has as inputs.
+            seed: keys the shuffles.
+            segments: the weights that hold later on, each from its first sample.
+            cut: makes a shard set's windows of seq_len.
+        """
+        weights = _effective(Segment(0, [weight for _, weight in sources]), segments)
+        opened = [shards for shards, _ in sources]
+        _check(opened)
+        order = _order(opened, weights)
+        self.sources = [opened[given] for given in order]
+        """By the segment that draws them first, those of one segment by their digests: appending a segment moves none.
+        The source index in `samples` points in here."""
         self.seq_len, self.seed = seq_len, seed
-        _check(self.sources)
-        self.weights = [weight for _, weight in ordered]
-        """As given, in the order of `sources`."""
-        self.blend = Blend(self.weights)
-        self.windows = [Windows(shards, seq_len) for shards in self.sources]
+        number = {given: source for source, given in enumerate(order)}
+        self.segments = Segments(
+            {first: {number[k]: weight for k, weight in some.items()} for first, some in weights.items()}, len(order)
+        )
+        self.windows = [cut(shards, seq_len) for shards in self.sources]
         """How each source is cut into windows."""
         self.num_windows = [windows.num_windows for windows in self.windows]
         """Windows in one epoch of each source."""
+        self.skipped: dict[int, Skipped] = {}
+        """Documents that are left out, by source; see `skip`."""
 
     @classmethod
     def open(
         cls,
-        sources: Sequence[tuple[str | Path, float]],
+        sources: Sequence[tuple[str | Path, Weight]],
         seq_len: int,
         seed: int,
         tokenizer_digest: str | None = None,
+        segments: Sequence[Segment] = (),
     ) -> "Mixture":
         """Open (prefix, weight) pairs; reads their manifests and nothing else.
 
         With `tokenizer_digest`, DataError when a set was made by another tokenizer.
         """
-        opened = [(ShardSet.open(prefix), weight) for prefix, weight in sources]
-        for shards, _ in opened:
-            if tokenizer_digest is not None and shards.manifest.tokenizer_sha256 != tokenizer_digest:
-                made_by = shards.manifest.tokenizer_sha256
-                raise DataError(
-                    f"{shards.prefix} was made by another tokenizer (sha256 {made_by[:12]}...) than the one configured "
-                    f"({tokenizer_digest[:12]}...); point data.tokenizer at the one that made it, or tokenize again."
-                )
-        return cls(opened, seq_len, seed)
+        opened = open_sets([prefix for prefix, _ in sources], tokenizer_digest)
+        return cls(list(zip(opened, (weight for _, weight in sources), strict=True)), seq_len, seed, segments)
 
     def samples(self, first: int, count: int) -> np.ndarray:
         """Return int64 [count, 2]: (source, window) of `count` samples from `first` on, in O(count)."""
-        sources, positions = self.blend(np.arange(first, first + count, dtype=np.int64))
+        sources, positions = self.segments(np.arange(first, first + count, dtype=np.int64))
         windows = np.empty(count, np.int64)
         for source in np.unique(sources).tolist():
             rows = np.flatnonzero(sources == source)
@@ -71,16 +86,33 @@ class Mixture:
         return np.stack([sources, windows], axis=1)
 
     def read(self, samples: np.ndarray) -> np.ndarray:
-        """Return the tokens of samples [n, 2] as int64 [n, seq_len + 1]."""
+        """Return the tokens of samples [n, 2], int64 [n, seq_len + 1]; one that is no target as ~id (see `masking`)."""
         out = np.empty((len(samples), self.seq_len + 1), np.int64)
         for source, rows in _by_source(samples):
-            if len(rows) == len(samples):
-                self.windows[source].read(samples[:, 1], out)
-                continue
-            part = np.empty((len(rows), self.seq_len + 1), np.int64)
+            whole = len(rows) == len(samples)
+            part = out if whole else np.empty((len(rows), self.seq_len + 1), np.int64)
             self.windows[source].read(samples[rows, 1], part)
-            out[rows] = part
+            if source in self.skipped:
+                self.skipped[source].hide(samples[rows, 1], part)
+            if not whole:
+                out[rows] = part
         return out
+
+    def num_targets(self, samples: np.ndarray) -> int:
+        """Count the targets in samples [n, 2] without reading them: every rank knows the whole step's."""
+        targets = 0
+        for source, rows in _by_source(samples):
+            targets += int(self.windows[source].num_targets(samples[rows, 1]).sum())
+            if source in self.skipped:
+                targets -= self.skipped[source].num_targets(samples[rows, 1])
+        return targets
+
+    def skip(self, source: int, documents: Iterable[range]) -> None:
+        """Leave out documents of a source by their numbers: their tokens are neither inputs nor targets.
+
+        No sample moves: the windows that hold them are drawn as before.
+        """
+        self.skipped[source] = Skipped(self.windows[source], documents)
 
     def will_need(self, samples: np.ndarray) -> None:
         """Ask the system to read the windows of these samples ahead of their use."""
@@ -89,19 +121,19 @@ class Mixture:
 
     def epochs_after(self, num_samples: int) -> list[float]:
         """How many times each source has been read after this many samples, in the order of `sources`."""
-        drawn = self.blend.counts(num_samples)
+        drawn = self.segments.counts(num_samples)
         return [count / windows for count, windows in zip(drawn, self.num_windows, strict=True)]
 
     def indices_of(self, source: int, window: int, limit: int) -> list[int]:
         """Return the sample indices below `limit` that draw this window, in order: the inverse of `samples`."""
         windows = self.num_windows[source]
-        epochs = -(-self.blend.counts(limit)[source] // windows)
+        epochs = -(-self.segments.counts(limit)[source] // windows)
         inside = [
             int(self._permutation(source, epoch).inverse(np.array([window]))[0]) + epoch * windows
             for epoch in range(epochs)
         ]
-        indices = self.blend.inverse(source, np.array(inside, np.int64))
-        return [index for index in indices.tolist() if index < limit]
+        indices = self.segments.inverse(source, np.array(inside, np.int64))
+        return [index for index in indices.tolist() if 0 <= index < limit]
 
     def windows_with(self, source: int, first: int, end: int) -> Iterable[int]:
         """Return the windows of a source that hold any of its tokens first..end-1."""
@@ -125,6 +157,47 @@ def samples_digest(samples: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(samples, "<i8").tobytes(), digest_size=8).hexdigest()
 
 
+def open_sets(prefixes: Sequence[str | Path], tokenizer_digest: str | None = None) -> list[ShardSet]:
+    """Open shard sets; with `tokenizer_digest`, DataError when one was made by another tokenizer."""
+    opened = [ShardSet.open(prefix) for prefix in prefixes]
+    for shards in opened:
+        made_by = shards.manifest.tokenizer_sha256
+        if tokenizer_digest is not None and made_by != tokenizer_digest:
+            raise DataError(
+                f"{shards.prefix} was made by another tokenizer (sha256 {made_by[:12]}...) than the one configured "
+                f"({tokenizer_digest[:12]}...); point data.tokenizer at the one that made it, or tokenize again."
+            )
+    return opened
+
+
+def _effective(base: Segment, segments: Sequence[Segment]) -> dict[int, dict[int, Weight]]:
+    """The positive weights by source, from each sample on at which they change."""
+    weights: dict[int, dict[int, Weight]] = {}
+    for segment in (base, *segments):
+        if segment.first < max(weights, default=0):
+            raise DataError(
+                f"a segment that begins with sample {segment.first:,} stands behind one that begins later; "
+                "give the segments in the order in which they begin."
+            )
+        if min(segment.weights, default=0) < 0:
+            raise DataError(f"weights from sample {segment.first:,} on: {min(segment.weights)} is below 0.")
+        weights[segment.first] = {given: weight for given, weight in enumerate(segment.weights) if weight > 0}
+    for first, some in weights.items():
+        if not some:
+            raise DataError(
+                f"no source has a weight above 0 from sample {first:,} on; a mixture needs at least one shard set."
+            )
+    return weights
+
+
+def _order(opened: list[ShardSet], weights: dict[int, dict[int, Weight]]) -> list[int]:
+    """The sources that are drawn at all: by the first segment that draws them, then by digest."""
+    order: list[int] = []
+    for some in weights.values():
+        order += sorted(some.keys() - order, key=lambda given: opened[given].digest)
+    return order
+
+
 def _by_source(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Split samples [n, 2] into (source, the rows that draw from it)."""
     for source in np.unique(samples[:, 0]).tolist():
@@ -138,7 +211,7 @@ def _check(sources: list[ShardSet]) -> None:
                 f"{shards.prefix} and {sources[0].prefix} were made by different tokenizers; "
                 "tokenize one of them again."
             )
-    for one, other in pairwise(sources):
+    for one, other in pairwise(sorted(sources, key=lambda shards: shards.digest)):
         if one.digest == other.digest:
             raise DataError(
                 f"{one.prefix} and {other.prefix} hold the same tokens; "

@@ -42,10 +42,12 @@ def batch(
     for piece in pieces:
         first, end = piece["tokens_in_sequence"]
         place = f"{Path(piece['source']).name}:{piece['record']}"
-        row = (str(piece["sequence"]), f"{first}-{end}", piece["id"] or "(file gone)", place, piece["text"])
+        text = f"(skipped) {piece['text']}" if piece["skipped"] else piece["text"]
+        row = (str(piece["sequence"]), f"{first}-{end}", piece["id"] or "(file gone)", place, text)
         table.add_row(*map(Text, row))
     Console().print(table)
-    typer.echo(f"step {step}: {len(pieces)} pieces of documents, samples_digest {found['samples_digest']}")
+    skipped = ", makes no update (data.skip.steps)" if found["skipped"] else ""
+    typer.echo(f"step {step}: {len(pieces)} pieces of documents, samples_digest {found['samples_digest']}{skipped}")
 
 
 def where(
@@ -65,7 +67,8 @@ def where(
         return
     table = Table(*(Column(name, overflow="fold") for name in ("step", "sequence", "epoch", "shard set", "window")))
     for visit in visits:
-        table.add_row(str(visit.step), str(visit.sequence), str(visit.epoch), visit.shards, str(visit.window))
+        step = f"{visit.step} (skipped)" if visit.skipped else str(visit.step)
+        table.add_row(step, str(visit.sequence), str(visit.epoch), visit.shards, str(visit.window))
     Console().print(table)
     steps = len({visit.step for visit in visits})
     typer.echo(f"{doc} is in {steps} of the run's steps." if visits else f"{doc} is in no step of this schedule.")

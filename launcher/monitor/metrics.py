@@ -144,8 +144,10 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add every number of the line."""
-        for name, value in line.items():
+        """Add every number of the line, and of the groups in it as GROUP/NAME."""
+        groups = {name: value for name, value in line.items() if isinstance(value, dict)}
+        flat = line | {f"{name}/{key}": value for name, group in groups.items() for key, value in group.items()}
+        for name, value in flat.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, line["step"])
 

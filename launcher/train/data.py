@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,28 +9,13 @@ from torch import Tensor
 
 from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.tokenizer import Tokenizer
-from launcher.config import RunConfig, SourceConfig
+from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.train.left_out import skipped_steps
+from launcher.train.mixtures import validation_mixture
 
 PADDING = -1
 """Token id of the padding rows in a validation batch."""
-
-
-def open_mixture(config: RunConfig, sources: list[SourceConfig], tokenizer_digest: str) -> Mixture:
-    """The weighted mixture over shard sets made by the run's tokenizer."""
-    pairs = [(source.path, source.weight) for source in sources]
-    return Mixture.open(pairs, config.train.seq_len, config.seed, tokenizer_digest)
-
-
-def data_order(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Everything that the samples of a step follow from, and what their ids mean; a change of it is another run."""
-    return {
-        "seed": config.seed,
-        "seq_len": config.train.seq_len,
-        "global_batch_size": config.train.global_batch_size,
-        "tokenizer": tokenizer.digest,
-        "sources": [[shards.digest, weight] for shards, weight in zip(mixture.sources, mixture.weights, strict=True)],
-    }
 
 
 def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks: int) -> Loader:
@@ -44,7 +28,7 @@ def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks
             f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x "
             f"train.micro_batch_size={micro}; the nearest that do: {', '.join(map(str, near))}"
         )
-    return Loader(mixture, batch, data_rank, data_ranks)
+    return Loader(mixture, batch, data_rank, data_ranks, skipped_steps(config))
 
 
 def to_micro_batches(tokens: np.ndarray, micro_batch_size: int, device: torch.device) -> list[Tensor]:
@@ -75,7 +59,7 @@ def validation_set(config: RunConfig, tokenizer: Tokenizer, data_rank: int, data
     """The first `train.validation_sequences` samples of the validation mixture: the same at every time and layout."""
     if not config.data.validation:
         return None
-    mixture = open_mixture(config, config.data.validation, tokenizer.digest)
+    mixture = validation_mixture(config, tokenizer.digest)
     count = min(config.train.validation_sequences, sum(mixture.num_windows))
     tokens = mixture.read(mixture.samples(0, count))
     targets = tokens[:, 1:]

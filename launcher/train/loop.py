@@ -12,7 +12,7 @@ from torch import Tensor
 from data_pipeline.mixture import Batch
 from data_pipeline.tokenizer import Tokenizer
 from launcher.cluster.ranks import Ranks, compute_dtype
-from launcher.config import RunConfig
+from launcher.config import RunConfig, SkipConfig
 from launcher.engines import ENGINES, Engine, build_engine
 from launcher.errors import CheckFailed
 from launcher.layout import layout_of
@@ -21,7 +21,11 @@ from launcher.monitor.console import ConsoleLines, short
 from launcher.monitor.events import EventLog
 from launcher.monitor.metrics import JsonLines, MetricsWriter, Sink, StepRecord, TensorBoard, pack
 from launcher.physics import num_parameters
-from launcher.train.data import ValidationSet, data_order, open_mixture, to_micro_batches, train_loader, validation_set
+from launcher.train.data import ValidationSet, to_micro_batches, train_loader, validation_set
+from launcher.train.data_order import data_order
+from launcher.train.epochs import Epochs
+from launcher.train.left_out import LeftOut, leave_out
+from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import RunFolder
 from launcher.train.schedule import lr_at
 from launcher.train.stop import StopSignal
@@ -46,8 +50,9 @@ class Trainer:
         self.config, self.ranks = config, ranks
         self.folder = RunFolder(config.run_dir)
         tokenizer = Tokenizer.load(config.data.tokenizer)
-        mixture = open_mixture(config, config.data.sources, tokenizer.digest)
+        mixture = training_mixture(config, tokenizer.digest)
         self.data_order = data_order(config, mixture, tokenizer)
+        left_out = leave_out(config, mixture)
         layout = layout_of(config, ranks.world_size)
         place = (layout.data_rank(ranks.rank), layout.data_ranks)
         self.loader = train_loader(config, mixture, *place)
@@ -58,6 +63,8 @@ class Trainer:
         self.engine = build_engine(config, ranks, tokenizer.eos_id)
         self.step, optimizer_start = ranks.on_all(lambda: self._load(start))[0]
         ranks.on_first(lambda: write_start(self.folder, config, start, self.step, self.events))
+        self._tell(left_out)
+        self.epochs = Epochs(config, mixture, self.events)
         self.writer = self._checkpoint_writer(start.attempt, optimizer_start)
         self.metrics = MetricsWriter(self._finish_line, self._sinks())
         self._stopped = False
@@ -100,10 +107,26 @@ class Trainer:
             f"{self.last_step} of {tokens:,} tokens; {flops.CONVENTION}"
         )
         if self.step == 0 and self.validation:
-            loss = validate(self.engine, self.validation, self.ranks)["validation_loss"].item()
-            bits = self.validation.bits_per_byte(loss)
-            self.events.write("validated", step=0, validation_loss=loss, validation_bits_per_byte=bits)
-            self._say(f"untrained: validation {loss:.4f} ({bits:.3f} bits/byte)")
+            self._validate_alone("untrained", self.validation)
+
+    def _validate_alone(self, what: str, validation: ValidationSet) -> None:
+        """Validate where no step's line can hold the result."""
+        loss = validate(self.engine, validation, self.ranks)["validation_loss"].item()
+        bits = validation.bits_per_byte(loss)
+        self.events.write("validated", step=self.step, validation_loss=loss, validation_bits_per_byte=bits)
+        self._say(f"{what}: validation {loss:.4f} ({bits:.3f} bits/byte)")
+
+    def _tell(self, left_out: LeftOut) -> None:
+        """Say what of the data is left out, and what was to be and is not there."""
+        if self.config.data.skip == SkipConfig():
+            return
+        missing = left_out.not_found
+        self.events.write("left_out", documents=left_out.documents, not_found=len(missing), such_as=missing[:10])
+        if missing:
+            self._say(
+                f"data.skip: {len(missing)} of its documents are in none of data.sources, such as {missing[0]!r}; "
+                f"{left_out.documents} were found and are left out"
+            )
 
     def _say(self, text: str) -> None:
         if self.ranks.first:
@@ -114,8 +137,10 @@ class Trainer:
             started, waited = Mark(self.ranks.device), time.perf_counter()
             batch = next(batches)
             data_seconds = time.perf_counter() - waited
-            record = self._one_step(batch, started, data_seconds)
-            self.metrics.push(record)
+            if batch.target_tokens:
+                self.metrics.push(self._one_step(batch, started, data_seconds))
+            else:
+                self._pass_over(batch)
             self.writer.check()
             stopping, unhealthy = stop.agreed(self.metrics.not_finite is not None)
             if unhealthy:
@@ -134,11 +159,25 @@ class Trainer:
         ended = Mark(self.ranks.device)
         self.step = batch.step
         values = {"loss": output.loss, "grad_norm": output.grad_norm}
-        if self.validation and (self.step % self.config.train.validate_every_steps == 0 or self.step == self.last_step):
+        if self.validation and self._validates():
             values |= validate(self.engine, self.validation, self.ranks)
         vector, names = pack(values)
         fields = {"lr": lr, "samples_digest": batch.samples_digest, "data_seconds": round(data_seconds, 6)}
         return StepRecord(self.step, started, ended, Mark(self.ranks.device), vector, names, fields)
+
+    def _validates(self) -> bool:
+        return self.step % self.config.train.validate_every_steps == 0 or self.step == self.last_step
+
+    def _pass_over(self, batch: Batch) -> None:
+        """A step that makes no update: nothing is computed, and only its number goes on."""
+        self.step = batch.step
+        self.writer.optimizer_start += 1  # it counts the updates from the other end
+        reason = "data.skip.steps" if self.loader.skips(batch.step) else "all its documents are left out"
+        self.events.write("skipped", step=self.step, reason=reason, samples_digest=batch.samples_digest)
+        self._say(f"step {self.step} makes no update ({reason})")
+        self.epochs.report(self.step)
+        if self.validation and self._validates():
+            self._validate_alone(f"step {self.step}", self.validation)
 
     def _refuse_not_finite(self) -> None:
         """Raise on every rank at the same step: when all know of it, or when all have read every step so far."""
@@ -190,6 +229,9 @@ class Trainer:
         """Add what follows from the measured seconds of the step, and from the validation sums."""
         tokens = self.config.train.global_batch_size * self.config.train.seq_len
         line["tokens"] = line["step"] * tokens
+        self.epochs.report(line["step"])
+        if line["step"] % self.config.monitor.console_every_steps == 0 or line["step"] == self.last_step:
+            line["epochs"] = self.epochs.after(line["step"])
         line["step_seconds"] = round(seconds, 6)
         line["tokens_per_second"] = round(tokens / seconds, 1)
         line |= self.rates.shares(tokens / seconds)

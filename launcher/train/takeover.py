@@ -1,5 +1,6 @@
 """Taking over a run's folder: alone, from the newest good checkpoint, with nothing left of what was lost."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -10,10 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_pipeline.errors import DataError
+from data_pipeline.shards import ShardSet
 from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.monitor.events import EventLog, read_events, read_json_lines
+from launcher.train.data_order import in_words, past
 from launcher.train.examine import shared_faults
 from launcher.train.run_folder import RunFolder, load_config
 from launcher.yaml_config import dump
@@ -122,7 +126,7 @@ def _put_aside(checkpoint: Path, faults: list[str], events: EventLog) -> None:
 def _check(checkpoint: Path, config: RunConfig, optimizer: str, data_order: dict[str, Any]) -> bool:
     """Refuse a checkpoint of another training; True when its optimizer state is to be left behind."""
     manifest = read_manifest(checkpoint)
-    check_same_run(checkpoint, manifest, config.model.model_dump(mode="json"), data_order)
+    check_same_run(checkpoint, manifest, config, data_order)
     return must_reset(checkpoint, manifest, optimizer, config.checkpoint.reset_optimizer)
 
 
@@ -142,24 +146,55 @@ def must_reset(checkpoint: Path, manifest: Manifest, optimizer: str, allowed: bo
     )
 
 
-def check_same_run(checkpoint: Path, manifest: Manifest, model: dict[str, Any], data_order: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint when a setting has changed that would change the model or the data order."""
+def check_same_run(checkpoint: Path, manifest: Manifest, config: RunConfig, data_order: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint when a setting has changed that would change the model or the data order.
+
+    Of the mixture only what the run has read by then must be the same.
+    """
+    model = config.model.model_dump(mode="json")
     for group, now, then in (("model", model, manifest.model), ("data", data_order, manifest.data_order)):
-        for name in sorted(now.keys() | then.keys()):
+        for name in sorted((now.keys() | then.keys()) - _MIXTURE):
             if now.get(name) != then.get(name):
                 raise UserError(
                     f"{checkpoint}: {_SETTINGS.get(name, f'{group}.{name}')} was {then.get(name)} when this checkpoint "
                     f"was written and is {now.get(name)} now, so the run would not go on as the same training. "
                     "Set it back, or use another run_dir."
                 )
+    samples = manifest.step * config.train.global_batch_size
+    if past(manifest.data_order, samples) != past(data_order, samples):
+        raise UserError(_changed_past(checkpoint, manifest.data_order, config, data_order, samples))
 
 
+def _changed_past(checkpoint: Path, then: dict[str, Any], config: RunConfig, now: dict[str, Any], samples: int) -> str:
+    seq_len = config.train.seq_len
+    names = _source_names(config)
+    before, after = (in_words(past(order, samples), seq_len, names) for order in (then, now))
+    return (
+        f"{checkpoint}: the mixture of the {samples * seq_len:,} tokens up to this checkpoint was {before}; now it is "
+        f"{after}. What has been read cannot change: set it back (a new source has weight 0 there), and write what is "
+        f"to change as an item of data.segments with from_token={samples * seq_len} or later; or use another run_dir"
+    )
+
+
+def _source_names(config: RunConfig) -> dict[str, str]:
+    """Paths of the sources that the run has, or had when it was last started, by the digests of their tokens."""
+    sources = list(config.data.sources)
+    with contextlib.suppress(UserError):
+        sources += load_config(config.run_dir).data.sources
+    names: dict[str, str] = {}
+    for source in sources:
+        with contextlib.suppress(DataError):
+            names.setdefault(ShardSet.open(source.path).digest, str(source.path))
+    return names
+
+
+_MIXTURE = {"sources", "segments"}
+"""The mixture in a recorded data order."""
 _SETTINGS = {
     "seed": "seed",
     "seq_len": "train.seq_len",
     "global_batch_size": "train.global_batch_size",
     "tokenizer": "data.tokenizer (digest of tokenizer.json)",
-    "sources": "data.sources (digest and weight of each)",
 }
 
 

@@ -70,7 +70,7 @@ class Manifest(BaseModel):
 
     `model` and `data_order` are the settings that must not change when the run goes on: the architecture, and what the
     samples of a step follow from. `optimizer` is the kind whose state is here (WEIGHTS_ONLY: none is), begun afresh
-    after step `optimizer_start`.
+    after step `optimizer_start`, or fewer steps later by those that made no update.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -61,7 +61,8 @@ class CheckpointWriter:
         rank, world_size: of all processes.
         attempt: a word unique to this start of the run, the same on every rank.
         keep, permanent_every_steps: see `prune`.
-        optimizer, optimizer_start, model, data_order: recorded in the manifest.
+        optimizer, optimizer_start, model, data_order: recorded in the manifest. `optimizer_start` may be moved on
+            between saves, by one for each step that makes no update.
         shapes: of every tensor that a checkpoint must hold, by key.
         on_saved: called on rank 0, in the writing thread, after each commit.
         timeout: seconds rank 0 waits for the other ranks' parts.
@@ -108,7 +109,9 @@ class CheckpointWriter:
                 key = f"{name}#{number}" if number else name
                 copies[key] = _copy(piece)
                 chunks[name].append(Chunk(file=self._file_name, key=key, offset=box.offset, shape=box.shape))
-        self._thread = threading.Thread(target=self._run, args=(step, copies, chunks), name="checkpoint")
+        self._thread = threading.Thread(
+            target=self._run, args=(step, self.optimizer_start, copies, chunks), name="checkpoint"
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -145,6 +148,7 @@ class CheckpointWriter:
     def _run(
         self,
         step: int,
+        optimizer_start: int,
         copies: dict[str, Tensor],
         chunks: dict[str, list[Chunk]],
     ) -> None:
@@ -155,7 +159,7 @@ class CheckpointWriter:
             entry = write_tensor_file(aside / self._file_name, copies)
             self._leave(aside, _Note(name=self._file_name, file=entry, chunks=chunks))
             if self.rank == 0:
-                self._commit(step, aside, started)
+                self._commit(step, optimizer_start, aside, started)
         except OSError as error:
             self._fail(aside, CheckpointError(f"{error.filename or aside}: {error.strerror}. {_space(self.folder)}"))
         except Exception as error:  # it must reach the training loop, whatever it is
@@ -174,7 +178,7 @@ class CheckpointWriter:
                 self._leave(aside, _Failure(error=str(error)))
         self._error = error
 
-    def _commit(self, step: int, aside: Path, started: float) -> None:
+    def _commit(self, step: int, optimizer_start: int, aside: Path, started: float) -> None:
         notes = self._collect(aside)
         tensors = {
             name: TensorEntry(shape=shape, dtype="F32", chunks=tuple(c for n in notes for c in n.chunks.get(name, ())))
@@ -184,7 +188,7 @@ class CheckpointWriter:
         manifest = Manifest(
             step=step,
             optimizer=self.optimizer,
-            optimizer_start=self.optimizer_start,
+            optimizer_start=optimizer_start,
             model=self.model,
             data_order=self.data_order,
             tensors=tensors,

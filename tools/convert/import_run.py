@@ -21,7 +21,8 @@ from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import CheckFailed, UserError
 from launcher.monitor.events import EventLog
-from launcher.train.data import data_order, open_mixture
+from launcher.train.data_order import data_order
+from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import RunFolder
 from launcher.yaml_config import dump, load
 from megamodel.checkpoint import WEIGHTS_ONLY, CheckpointWriter, checkpoint_name, verify_checkpoint
@@ -75,7 +76,7 @@ def import_run(
     config = load(config_path, RunConfig).value.model_copy(update={"run_dir": out})
     check_free(out, RunFolder(out).config.name, "run")
     tokenizer = Tokenizer.load(config.data.tokenizer)
-    order = data_order(config, open_mixture(config, config.data.sources, tokenizer.digest), tokenizer)
+    order = data_order(config, training_mixture(config, tokenizer.digest), tokenizer)
     folder = find_folder(source)
     with progress("checking", _size(folder)) as advance:
         foreign = read_foreign(folder, weights_only, advance)

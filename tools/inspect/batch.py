@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.mixture.mixture import samples_digest
+from data_pipeline.mixture.windows import Stretch
 from data_pipeline.read import read_identities
 from data_pipeline.read.document import hash_identity
 from data_pipeline.shards import DocumentSpan, Provenance, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.train.left_out import leave_out, skipped_steps
+from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import load_config
 from tools.inspect.same_data import check_same_data
 from tools.inspect.shards import shorten
@@ -40,6 +43,8 @@ class Piece:
     """First and last + 1 of the document's tokens that are in the sequence."""
     text: str
     """Those tokens, decoded and shortened."""
+    skipped: bool
+    """data.skip leaves the document out: nothing of it is an input or a target."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +57,35 @@ class Visit:
     window: int
     epoch: int
     """How often the whole source had been read before."""
+    skipped: bool
+    """data.skip leaves the document or the step out: nothing of it is trained on."""
 
 
 def describe_step(run: Path, step: int) -> dict[str, Any]:
-    """Say which documents are in a step: {"step", "samples_digest", "pieces": [Piece as dict]}, in order."""
+    """Say which documents are in a step: {"step", "samples_digest", "skipped", "pieces": [Piece as dict]}, in order.
+
+    `skipped`: data.skip.steps has the step, which makes no update. What is skipped is told from the run's settings as
+    they are now; what was so when a step ran is in its events.
+    """
     config = load_config(run)
     if not 1 <= step <= config.train.steps:
         raise UserError(f"step {step} is outside this run's schedule: 1 to {config.train.steps} (train.steps).")
     tokenizer = _tokenizer(run, config)
     mixture = open_mixture(config, tokenizer.digest)
     check_same_data(run, mixture, config.train.global_batch_size, step)
-    samples = Loader(mixture, config.train.global_batch_size).samples(step)
+    loader = Loader(mixture, config.train.global_batch_size, skip_steps=skipped_steps(config))
+    samples = loader.samples(step)
     places: list[_Place] = []
     for sequence, (source, window) in enumerate(samples.tolist()):
         places += _places(mixture, sequence, source, window)
     ids = _ids_of(places)
-    pieces = [_piece(place, place.start + mixture.seq_len + 1, tokenizer, ids) for place in places]
-    return {"step": step, "samples_digest": samples_digest(samples), "pieces": [asdict(piece) for piece in pieces]}
+    pieces = [asdict(_piece(place, tokenizer, ids)) for place in places]
+    return {
+        "step": step,
+        "samples_digest": samples_digest(samples),
+        "skipped": loader.skips(step),
+        "pieces": pieces,
+    }
 
 
 def find_document(run: Path, document: str) -> list[Visit]:
@@ -81,16 +98,17 @@ def find_document(run: Path, document: str) -> list[Visit]:
     for source, shards in enumerate(mixture.sources):
         for number in _numbers_of(shards, document):
             known = True
-            visits += _visits(mixture, source, shards.document_span(number), batch, config.train.steps * batch)
+            visits += _visits(mixture, source, shards.document_span(number), config)
     if not known:
         raise UserError(f"no document {document!r} in this run's training data; give its id, or FILE:RECORD.")
     return sorted(set(visits), key=lambda visit: (visit.step, visit.sequence))
 
 
 def open_mixture(config: RunConfig, tokenizer_digest: str | None = None) -> Mixture:
-    """Open the training mixture of a run just as the run does."""
-    sources = [(source.path, source.weight) for source in config.data.sources]
-    return Mixture.open(sources, config.train.seq_len, config.seed, tokenizer_digest)
+    """Open the training mixture of a run just as the run does, without what it leaves out."""
+    mixture = training_mixture(config, tokenizer_digest)
+    leave_out(config, mixture)
+    return mixture
 
 
 def _tokenizer(run: Path, config: RunConfig) -> Tokenizer:
@@ -105,23 +123,24 @@ class _Place(NamedTuple):
     sequence: int
     shards: ShardSet
     window: int
-    start: int
+    stretch: Stretch
     span: DocumentSpan
     origin: Provenance
+    skipped: bool
 
 
 def _places(mixture: Mixture, sequence: int, source: int, window: int) -> list[_Place]:
-    shards = mixture.sources[source]
-    start = window * mixture.seq_len
+    shards, skipped = mixture.sources[source], mixture.skipped.get(source, ())
     return [
-        _Place(sequence, shards, window, start, span, shards.provenance(span.document))
-        for span in shards.documents_in(start, mixture.seq_len + 1)
+        _Place(sequence, shards, window, part, span, shards.provenance(span.document), span.document in skipped)
+        for part in mixture.windows[source].stretches(window)
+        for span in shards.documents_in(part.first, part.length)
     ]
 
 
-def _piece(place: _Place, end: int, tokenizer: Tokenizer, ids: dict[tuple[Path, int], str]) -> Piece:
-    span, start, origin = place.span, place.start, place.origin
-    first, last = max(start, span.first), min(end, span.end)
+def _piece(place: _Place, tokenizer: Tokenizer, ids: dict[tuple[Path, int], str]) -> Piece:
+    span, origin, (column, start, length) = place.span, place.origin, place.stretch
+    first, last = max(start, span.first), min(start + length, span.end)
     return Piece(
         sequence=place.sequence,
         shards=str(place.shards.prefix),
@@ -129,9 +148,10 @@ def _piece(place: _Place, end: int, tokenizer: Tokenizer, ids: dict[tuple[Path, 
         source=origin.source,
         record=origin.position,
         id=ids.get((place.shards.prefix, span.document)),
-        tokens_in_sequence=(first - start, last - start),
+        tokens_in_sequence=(column + first - start, column + last - start),
         tokens_in_document=(first - span.first, last - span.first),
         text=shorten(tokenizer.decode(place.shards.read(first, last - first))),
+        skipped=place.skipped,
     )
 
 
@@ -161,10 +181,13 @@ def _numbers_of(shards: ShardSet, document: str) -> list[int]:
     return found
 
 
-def _visits(mixture: Mixture, source: int, span: DocumentSpan, batch: int, limit: int) -> list[Visit]:
+def _visits(mixture: Mixture, source: int, span: DocumentSpan, config: RunConfig) -> list[Visit]:
+    batch, skipped = config.train.global_batch_size, span.document in mixture.skipped.get(source, ())
+    no_updates = skipped_steps(config)
     visits = []
     for window in mixture.windows_with(source, span.first, span.end):
-        for epoch, index in enumerate(mixture.indices_of(source, window, limit)):
+        for epoch, index in enumerate(mixture.indices_of(source, window, config.train.steps * batch)):
             step, sequence = index // batch + 1, index % batch
-            visits.append(Visit(step, sequence, str(mixture.sources[source].prefix), window, epoch))
+            left_out = skipped or any(step in steps for steps in no_updates)
+            visits.append(Visit(step, sequence, str(mixture.sources[source].prefix), window, epoch, left_out))
     return visits

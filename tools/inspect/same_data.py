@@ -6,6 +6,7 @@ from pathlib import Path
 from data_pipeline.mixture import Loader, Mixture, samples_digest
 from launcher.errors import CheckFailed
 from launcher.monitor.events import read_json_lines
+from launcher.train.data_order import in_words, mixture_record, past
 from launcher.train.run_folder import RunFolder
 
 _REMEDY = "bring the data back as it was (`data prepare` from the same files and settings makes the same bytes)."
@@ -18,7 +19,7 @@ def check_same_data(run: Path, mixture: Mixture, global_batch_size: int, step: i
     last step. A run that has recorded neither passes.
     """
     folder = RunFolder(run)
-    _check_sources(folder, mixture)
+    _check_mixture(folder, mixture, global_batch_size)
     digests = {
         line["step"]: line["samples_digest"]
         for line in read_json_lines(folder.metrics)
@@ -35,24 +36,27 @@ def check_same_data(run: Path, mixture: Mixture, global_batch_size: int, step: i
         )
 
 
-def _check_sources(folder: RunFolder, mixture: Mixture) -> None:
+def _check_mixture(folder: RunFolder, mixture: Mixture, global_batch_size: int) -> None:
     """Compare with `data_order` of the newest checkpoint; read as JSON, so that torch is not needed."""
     manifests = sorted(
         folder.checkpoints.glob("step_*[0-9]/manifest.json"), key=lambda path: (len(path.parent.name), path)
     )
     if not manifests:
         return
+    samples = int(manifests[-1].parent.name.removeprefix("step_")) * global_batch_size
     try:
-        sources = json.loads(manifests[-1].read_bytes())["manifest"]["data_order"]["sources"]
-        recorded = dict(sources)
+        recorded = past(json.loads(manifests[-1].read_bytes())["manifest"]["data_order"], samples)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckFailed(
             f"{manifests[-1]} cannot be read ({error!r}), so nothing says which data the run saw; "
             f"`megamodel checkpoint verify {manifests[-1].parent}` tells more."
         ) from error
-    for shards, weight in zip(mixture.sources, mixture.weights, strict=True):
-        if recorded.get(shards.digest) != weight:
-            raise CheckFailed(
-                f"{shards.prefix} is not the data that the run was trained on: its digest {shards.digest[:12]}... with "
-                f"weight {weight} is not in the checkpoint {manifests[-1].parent.name}; {_REMEDY}"
-            )
+    now = past({"segments": mixture_record(mixture)}, samples)
+    if now == recorded:
+        return
+    names = {shards.digest: str(shards.prefix) for shards in mixture.sources}
+    raise CheckFailed(
+        f"the data is not what the run was trained on up to the checkpoint {manifests[-1].parent.name}: that was "
+        f"{in_words(recorded, mixture.seq_len, names)}; the run's config.yaml and its shard sets make it now "
+        f"{in_words(now, mixture.seq_len, names)}; {_REMEDY}"
+    )
