@@ -39,15 +39,15 @@ class Skipped:
     def hide(self, windows: np.ndarray, rows: np.ndarray) -> None:
         """Replace the documents' tokens in the rows [n, seq_len + 1] of windows int64 [n], in place."""
         for number in self._touched(windows):
-            for columns in self._columns(int(windows[number])):
-                rows[number, columns] = ~self._eos
+            for start, stop, _ in self._columns(int(windows[number])):
+                rows[number, start:stop] = ~self._eos
 
     def num_targets(self, windows: np.ndarray) -> int:
         """Count the targets that windows int64 [n] lose, without reading them."""
         lost = 0
         for number in self._touched(windows):
-            for columns in self._columns(int(windows[number])):
-                lost += columns.stop - max(1, columns.start)
+            for start, stop, column in self._columns(int(windows[number])):
+                lost += stop - max(start, column + 1)
         return lost
 
     def _touched(self, windows: np.ndarray) -> list[int]:
@@ -57,13 +57,13 @@ class Skipped:
         hit = self._affected[places] == windows if len(self._affected) else np.zeros(len(windows), bool)
         return np.flatnonzero(hit).tolist()
 
-    def _columns(self, window: int) -> Iterator[slice]:
-        """Places in a window's row that hold tokens of skipped documents."""
+    def _columns(self, window: int) -> Iterator[tuple[int, int, int]]:
+        """Where a window's row holds tokens of skipped documents: first and last + 1 column, and the stretch's first."""
         for column, first, length in self._windows.stretches(window):
             begin = np.searchsorted(self._spans[:, 1], first, side="right")
             end = np.searchsorted(self._spans[:, 0], first + length, side="left")
             for start, stop in self._spans[begin:end].tolist():
-                yield slice(column + max(start, first) - first, column + min(stop, first + length) - first)
+                yield column + max(start, first) - first, column + min(stop, first + length) - first, column
 
 
 def _merged(documents: Iterable[range]) -> list[range]:

@@ -55,7 +55,10 @@ class Windows:
         return np.full(len(windows), self.seq_len, np.int64)
 
     def stretches(self, window: int) -> list[Stretch]:
-        """Say which tokens of the source a window's row holds, in the order of its columns."""
+        """Say which tokens of the source a window's row holds, in the order of its columns.
+
+        The first token of each stretch is no target; all its others are.
+        """
         return [Stretch(0, window * self.seq_len, self.seq_len + 1)]
 
     def windows_with(self, first: int, end: int) -> Iterable[int]:
