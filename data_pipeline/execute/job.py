@@ -14,6 +14,7 @@ The folder of a job can be opened by any process on any machine that sees the fi
 
 import functools
 import importlib.metadata
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,9 +61,11 @@ class Job:
 
     @classmethod
     def create(cls, config: PrepareConfig) -> "Job":
-        """Make the work folder beside `out`, or take the one that is there."""
-        root = config.out.with_name(config.out.name + ".work")
+        """Make the work folder beside `out`, or take the one that is there. DataError when that is not ours."""
+        root = work_folder(config.out.resolve())
         root.mkdir(parents=True, exist_ok=True)
+        if not (root / CONFIG).exists() and any(root.iterdir()):
+            raise DataError(f"{root}, where `data prepare` would work, holds other files; move it away.")
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
         return cls(root, config)
 
@@ -122,6 +125,21 @@ class Job:
     def task(self, stage: str, index: int, spec: dict[str, Any], size: int = 1) -> Task:
         """Make a task; the versions of what does the work are part of what its result depends on."""
         return Task(stage, index, self.root, {**spec, "versions": _versions()}, size)
+
+
+def work_folder(out: Path) -> Path:
+    """Where the work for `out` is done: beside it, on the same disk."""
+    return out.with_name(out.name + ".work")
+
+
+def remove_work(out: Path) -> None:
+    """Remove the work folder of `out`, if it is of our making; what tells so goes last."""
+    root = work_folder(out)
+    if (root / CONFIG).exists():
+        for path in root.iterdir():
+            if path.name != CONFIG:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(root)
 
 
 def inputs_digest(tasks: Sequence[Task]) -> str:

@@ -7,7 +7,6 @@ prepared.json in it says from what it was made; while that still holds, a second
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.drivers import driver_for
-from data_pipeline.execute.job import Job, Stage
+from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
-from data_pipeline.execute.publish import RECORDS, publish
+from data_pipeline.execute.publish import RECORDS, publish, restore
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.task import disk_error
 from data_pipeline.execute.timings import Timings
@@ -25,11 +24,16 @@ from data_pipeline.files import making
 from data_pipeline.progress import progress
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer.tokenizer import FILES
 
 STAMP = "prepared.json"
 _OURS = re.compile(
-    rf"{re.escape(STAMP)}|{'|'.join(map(re.escape, RECORDS))}|tokenizer|tokenizer/[\w.-]+|(train|validation)"
-    r"(\.manifest\.json|_\d{5,}_(text_document\.(bin|idx)|documents\.npy))"
+    "|".join(
+        [
+            *map(re.escape, (STAMP, *RECORDS, "tokenizer", *(f"tokenizer/{name}" for name in FILES))),
+            r"(train|validation)(\.manifest\.json|_\d{5,}_(text_document\.(bin|idx)|documents\.npy))",
+        ]
+    )
 )
 """Every name in a folder that `prepare` made."""
 
@@ -57,29 +61,34 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     The same configuration and the same files give the same bytes, on any number of workers, killed or not.
     """
     stamp = stamp_of(config)
-    if not force and _holds(config.out, stamp):
-        return _opened(config.out, up_to_date=True)
     out = config.out.resolve()
     refuse_bad_places(config, out, [path for path, *_ in stamp["files"]])
     try:
         with making(out):
+            restore(out)
+            if not force and _holds(out, stamp):
+                remove_work(out)
+                return _opened(config.out, up_to_date=True)
             _refuse_to_replace_others(out)
-            job = Job.create(config)
-            timings = Timings(job.root)
-            with driver_for(config.execution) as driver:
-                for stage in job.stages:
-                    with timings.of(stage.name):
-                        _run_stage(job, stage, driver)
-            finish(job, stamp, timings)
+            _do(Job.create(config), stamp)
     except OSError as error:
         raise disk_error(error, config.out) from error
     return _opened(config.out, up_to_date=False)
 
 
+def _do(job: Job, stamp: dict[str, Any]) -> None:
+    timings = Timings(job.root)
+    with driver_for(job.config.execution) as driver:
+        for stage in job.stages:
+            with timings.of(stage.name):
+                _run_stage(job, stage, driver)
+    finish(job, stamp, timings)
+
+
 def finish(job: Job, stamp: dict[str, Any], timings: Timings) -> None:
     """Put the results of all stages together under the name OUT, and remove the work folder."""
     publish(job, json.dumps(stamp, indent=1, ensure_ascii=False).encode(), STAMP, timings)
-    shutil.rmtree(job.root)
+    remove_work(job.config.out.resolve())
 
 
 def report_path(out: Path) -> Path:

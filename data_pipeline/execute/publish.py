@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipeline.execute.corpus import num_tasks
 from data_pipeline.execute.counts import Counts, merged
-from data_pipeline.execute.job import Job
+from data_pipeline.execute.job import Job, work_folder
 from data_pipeline.execute.split import set_names
 from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import source_files
@@ -46,6 +46,13 @@ def publish(job: Job, stamp: bytes, stamp_name: str, timings: Timings) -> None:
         out.rename(job.root / "old")
     new.rename(out)
     sync_folder(out.parent)
+
+
+def restore(out: Path) -> None:
+    """Bring back an `out` that had stepped aside when the process was killed."""
+    old = work_folder(out) / "old"
+    if old.exists() and not out.exists():
+        old.rename(out)
 
 
 def counts_of(job: Job) -> Counts:

@@ -32,8 +32,9 @@ def config(corpus: Path, out: Path, **changes) -> PrepareConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """Everything but the report, which tells times, and what an unfinished run would go on with."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".work/" not in str(path))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.suffix != ".html"}
 
 
 def ids(prefix: Path) -> set[str]:
@@ -50,7 +51,7 @@ def test_every_document_is_on_one_side(corpus: Path, tmp_path: Path):
     assert verify(tmp_path / "out/train") == verify(tmp_path / "out/validation") == []
     tokenizer = Tokenizer.load(tmp_path / "out/tokenizer")
     assert {manifest.tokenizer_sha256 for manifest in done.sets.values()} == {tokenizer.digest}
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert {p.name for p in tmp_path.iterdir()} <= {"out", "out.report.html"}
 
 
 def test_adding_documents_moves_no_other(corpus: Path, tmp_path: Path):
@@ -102,7 +103,7 @@ def test_the_same_bytes_on_any_number_of_cores(corpus: Path, tmp_path: Path):
             [sys.executable, "-c", code, settings], env={**os.environ, "RAYON_NUM_THREADS": threads}, check=True
         )
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert len(contents(tmp_path / "1")) == 11
+    assert len(contents(tmp_path / "1")) == 12
 
 
 def test_an_existing_tokenizer_and_no_validation(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
@@ -116,7 +117,10 @@ def test_an_existing_tokenizer_and_no_validation(corpus: Path, tokenizer: Tokeni
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ('{"text": "fine"}\nnot json\n', "bad.jsonl:2"),
+        (
+            '{"text": "fine"}\nnot json\n',
+            "1 of 2 records cannot be read.*bad.jsonl, record 1 .byte 17.: not valid JSON",
+        ),
         ("", "corpus is empty"),
         ('{"text": ""}\n', "corpus is empty"),
         ('{"text": "only one"}\n', "validation_fraction=0.2 splits 1 documents"),
@@ -129,7 +133,7 @@ def test_bad_input_leaves_nothing_and_keeps_what_was(corpus: Path, tmp_path: Pat
     for out in ("out", "other"):
         bad.write_text(text)
         with pytest.raises(DataError, match=part):
-            prepare(config(bad, tmp_path / out))
+            prepare(config(bad, tmp_path / out, max_broken_records=0))
         bad.unlink()
         assert contents(tmp_path) == before
 
@@ -177,8 +181,16 @@ def test_folders_beside_it_stay(corpus: Path, tmp_path: Path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("precious")
     prepare(config(corpus, tmp_path / "out"), force=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old", "out.partial"]
+    assert {"out", "out.old", "out.partial"} <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "out.old/mine.txt").read_text() == (tmp_path / "out.partial/mine.txt").read_text() == "precious"
+
+
+def test_a_work_folder_of_others_is_not_ours(corpus: Path, tmp_path: Path):
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work/mine.txt").write_text("precious")
+    with pytest.raises(DataError, match=r"out\.work.*holds other files"):
+        prepare(config(corpus, tmp_path / "out"))
+    assert (tmp_path / "out.work/mine.txt").read_text() == "precious"
 
 
 def test_only_one_at_a_time(corpus: Path, tmp_path: Path):
@@ -210,10 +222,11 @@ def test_a_kill_while_it_is_put_in_place_loses_nothing(corpus: Path, tmp_path: P
     assert done.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
     bad = tmp_path / "bad.jsonl"
     bad.write_text("not json")
-    with pytest.raises(DataError, match=r"bad\.jsonl"):
+    with pytest.raises(DataError, match="corpus is empty"):
         prepare(config(bad, tmp_path / "out"))
     assert contents(tmp_path / "out") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "out"]
+    prepare(settings, force=True)
+    assert contents(tmp_path / "out") == before and not (tmp_path / "out.work").exists()
 
 
 def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

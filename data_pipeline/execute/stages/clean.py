@@ -2,6 +2,8 @@
 
 from typing import BinaryIO
 
+import orjson
+
 from data_pipeline.config import PrepareConfig
 from data_pipeline.dedup.exact import exact_keys
 from data_pipeline.dedup.minhash import band_hashes
@@ -108,11 +110,12 @@ def refuse_many_broken(job: Job, stage: str) -> None:
     if broken <= config.max_broken_records or broken <= config.max_broken_fraction * records:
         return
     first = next(path for task in done if (path := task.folder / BROKEN).exists() and path.stat().st_size)
-    with first.open(encoding="utf-8") as file:
-        line = file.readline().strip()
+    with first.open("rb") as file:
+        worst = orjson.loads(file.readline())
     raise DataError(
         f"{broken:,} of {records:,} records cannot be read: more than max_broken_records={config.max_broken_records} "
-        f"and max_broken_fraction={config.max_broken_fraction} allow. The first: {line}. All are in "
+        f"and max_broken_fraction={config.max_broken_fraction} allow. The first: "
+        f"{worst['source']}, record {worst['record']} (byte {worst['offset']}): {worst['reason']}. All are in "
         f"{first.parent.parent}/*/{BROKEN}: mend the sources, or allow more."
     )
 

@@ -94,7 +94,7 @@ def _candidate_run(job: Job, task: Task, advance: Advance) -> None:
     place: Sequence[Any] = [task.spec[name] for name in ("band", "part", "parts")]
     with working_on(task) as folder:
         memory = job.config.execution.memory_per_worker
-        found = find_candidates(_runs(job), *place, _exact_file(job), memory, folder.path / _FOUND)
+        found = find_candidates(_runs(job), _near(job).bands, *place, _exact_file(job), memory, folder.path / _FOUND)
         folder.finish({"found": found})
 
 

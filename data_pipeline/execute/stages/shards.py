@@ -12,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.counts import merged
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import groups
-from data_pipeline.execute.split import TRAIN, VALIDATION, set_names
+from data_pipeline.execute.split import TRAIN, VALIDATION, check_split, set_names
 from data_pipeline.execute.stages.tokenize import ROW, rows_file, tokenizer_of, tokens_file
 from data_pipeline.execute.task import Task, TaskFolder, working_on
 from data_pipeline.shards.manifest import PROVENANCE, FileRecord, ShardRecord, dtype_for
@@ -63,7 +63,8 @@ def shard_tasks(job: Job, name: str) -> list[Task]:
 
 def _tasks(job: Job) -> list[Task]:
     inputs = job.finished("tokenize")
-    _check_split(job, inputs)
+    counts = merged(task.result()["counts"] for task in inputs).get("sets", {})
+    check_split(job.config, *(counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION)))
     tasks: list[Task] = []
     files = _global_numbers(job)
     size = np.dtype(dtype_for(tokenizer_of(job).vocab_size)).itemsize
@@ -91,23 +92,6 @@ def _rows_of(task: Task, name: str) -> np.ndarray:
     if not path.exists() or path.stat().st_size == 0:
         return np.empty(0, ROW)
     return np.memmap(path, ROW, mode="r")
-
-
-def _check_split(job: Job, inputs: list[Task]) -> None:
-    counts = merged(task.result()["counts"] for task in inputs).get("sets", {})
-    train, validation = (counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION))
-    config = job.config
-    if train + validation == 0:
-        raise DataError(
-            "the corpus is empty: no document with text is left of "
-            f"{', '.join(source.name or str(source.model_dump().get('files') or '') for source in config.sources)}."
-        )
-    if train == 0 or (config.validation_fraction and validation == 0):
-        raise DataError(
-            f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "
-            f"training and {validation} for validation; both need at least one: change the fraction or split_seed, "
-            "or add documents."
-        )
 
 
 def _run(job: Job, task: Task, advance: Advance) -> None:

@@ -1,13 +1,15 @@
 """The tokenizer: one that exists, or one trained on the training side of the corpus."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from data_pipeline.errors import DataError
 from data_pipeline.execute.corpus import documents_of, num_tasks, size_of
 from data_pipeline.execute.job import Advance, Job, Stage, inputs_digest
-from data_pipeline.execute.split import TRAIN, set_of
+from data_pipeline.execute.split import TRAIN, VALIDATION, check_split, set_of
 from data_pipeline.execute.stages.duplicates import duplicates_spec
 from data_pipeline.execute.stages.scan import source_files
 from data_pipeline.execute.task import Task, digest_of, working_on
@@ -54,22 +56,24 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
 
 
 def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
-    texts = (document.text for document in _training_documents(job, advance) if _sampled(document, share(job)))
+    seen = Counter[str]()
+    part = share(job)
+    texts = (document.text for document in _training_documents(job, seen, advance) if _sampled(document, part))
     first = next(texts, None)
     if first is None:
-        raise DataError("no document with text is left to train the tokenizer on; see the sources and cleaning steps.")
-    return train_tokenizer(_chain(first, texts), settings.vocab_size, settings.model_max_length)
+        check_split(job.config, seen[TRAIN], seen[VALIDATION])
+        raise DataError("tokenizer.sample_bytes is so small that no document is in the sample; raise it.")
+    return train_tokenizer(chain([first], texts), settings.vocab_size, settings.model_max_length)
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
-def _training_documents(job: Job, advance: Advance) -> Iterator[Document]:
+def _training_documents(job: Job, seen: Counter[str], advance: Advance) -> Iterator[Document]:
     for index in range(num_tasks(job)):
         for batch in documents_of(job, index, None, advance):
-            yield from (document for document in batch.documents if set_of(document, job.config) == TRAIN)
+            for document in batch.documents:
+                name = set_of(document, job.config)
+                seen[name] += 1
+                if name == TRAIN:
+                    yield document
 
 
 def share(job: Job) -> float:
