@@ -1,106 +1,158 @@
-"""A tokenizer in a folder, as transformers writes and reads it: tokenizer.json and tokenizer_config.json."""
+"""A tokenizer in a folder, as transformers reads it, or in any of the files that tokenizers come in.
+
+One representation is the truth for each kind, and its sha256 is the tokenizer's identity: tokenizer.json for byte-level
+BPE, WordPiece, tiktoken ranks and tekken.json (converted with equal ids, see tiktoken_ranks.py), tokenizer.model for
+sentencepiece (encoded by that library itself; the tokenizer.json beside it is for exports, see sentencepiece_model.py).
+With `fast`, texts go through fastokens where it applies, under the eyes of the reference (fast.py).
+"""
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_atomically
+from data_pipeline.tokenizer.encoders import Encoder, Flat, HuggingFaceEncoder, SentencePieceEncoder
+from data_pipeline.tokenizer.fast import watched
+from data_pipeline.tokenizer.lengths import byte_lengths, model_byte_lengths
+from data_pipeline.tokenizer.long_texts import LongTexts
+from data_pipeline.tokenizer.read import SENTENCEPIECE, TokenizerFiles, content_of, read_files
+from data_pipeline.tokenizer.sentencepiece_model import USER_DEFINED, is_convertible, parse_model
 
-FILES = ("tokenizer.json", "tokenizer_config.json")
-"""What makes up a tokenizer's folder."""
+FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+"""What can make up a tokenizer's folder."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer:
     """Text to token ids and back. Text that spells a special token is encoded as ordinary text."""
 
-    def __init__(self, tokenizer_json: bytes, config: dict) -> None:
-        """Take the bytes of tokenizer.json and the settings of tokenizer_config.json."""
-        self._json = tokenizer_json
-        self._config = config
-        self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.digest = hashlib.sha256(tokenizer_json).hexdigest()
-        """sha256 of tokenizer.json: the tokenizer's identity in every manifest."""
-        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+    def __init__(
+        self, tokenizer_json: bytes | None, config: dict, model: bytes | None = None, fast: bool = False
+    ) -> None:
+        """Take the bytes of tokenizer.json, tokenizer_config.json's content and, for sentencepiece, the model's bytes."""
+        self._files = TokenizerFiles(tokenizer_json, config, model)
+        self._hf = HuggingFaceEncoder(tokenizer_json) if tokenizer_json else None
+        self._reference: Encoder
+        if model:
+            self._reference = SentencePieceEncoder(model)
+        elif self._hf:
+            self._reference = self._hf
+        else:
+            raise DataError("it has neither tokenizer.json nor a sentencepiece model.")
+        self.digest = hashlib.sha256(self._files.truth).hexdigest()
+        """sha256 of tokenizer.json or, for sentencepiece, of tokenizer.model: the identity in every manifest."""
+        self.vocab_size: int = 1 + max(self._ids().values())
         """Largest id + 1."""
-        self.eos_token = _content(config.get("eos_token"))
-        eos_id = self._tokenizer.token_to_id(self.eos_token) if self.eos_token else None
-        if eos_id is None:
-            raise DataError(
-                "tokenizer_config.json names no eos_token that tokenizer.json knows; "
-                "documents could not be ended: add it there."
-            )
-        self.eos_id: int = eos_id
+        self.eos_token = content_of(config.get("eos_token"))
+        self.eos_id: int = self._eos_id()
+        encoder, self.note = self._bulk_encoder() if fast else (self._reference, "")
+        """Why texts do not go through the fast encoder, in a sentence; empty when they do, or were not asked to."""
+        self._encoder = LongTexts(encoder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
-        """Read a folder. DataError when a file is missing or damaged."""
-        folder = Path(folder)
-        parts = {}
-        for name in FILES:
-            try:
-                parts[name] = (folder / name).read_bytes()
-            except OSError as error:
-                raise DataError(
-                    f"no tokenizer at {folder}: cannot read {name} ({error.strerror}). "
-                    "`megamodel data train-tokenizer` or `data prepare` makes one."
-                ) from error
+    def load(
+        cls, path: str | Path, *, fast: bool = False, eos_token: str | None = None, pattern: str | None = None
+    ) -> "Tokenizer":
+        """Read a folder or a file of any kind (see read.py). DataError when it is missing, damaged or says too little.
+
+        `fast`: use the fast encoder; then encoding may raise FastEncoderDiffers (see fast.py).
+        `eos_token`, `pattern`: what the file does not tell.
+        """
+        files = read_files(Path(path), eos_token, pattern)
         try:
-            return cls(parts["tokenizer.json"], json.loads(parts["tokenizer_config.json"]))
+            return cls(files.json, files.config, files.model, fast)
         except DataError as error:
-            raise DataError(f"{folder}: {error}") from error
-        except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
-            raise DataError(f"{folder}: the tokenizer's files are damaged ({error}); make them again.") from error
+            raise DataError(f"{path}: {error}") from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the libraries raise bare Exception, or panic, for a file they cannot use
+            raise DataError(f"{path}: the tokenizer's files are damaged ({error}); make them again.") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, each aside and then renamed. DataError when that fails."""
+        """Write the files, each aside and then renamed, so that `load` gives the same again. DataError if it fails."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make the folder {folder}: {error.strerror}.") from error
-        settings = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / "tokenizer_config.json", settings.encode())
-        write_atomically(folder / "tokenizer.json", self._json)
+        for name, data in self._files.named().items():
+            write_atomically(folder / name, data)
+
+    @property
+    def encoder(self) -> str:
+        """The library that encodes: fastokens, tokenizers or sentencepiece."""
+        return self._encoder.name
+
+    @property
+    def config(self) -> dict:
+        """Content of tokenizer_config.json."""
+        return dict(self._files.config)
+
+    def encode_flat(self, texts: Sequence[str]) -> Flat:
+        """Encode texts into one array of ids and the length of each, with no special token added.
+
+        A lone surrogate, which is no Unicode text, is encoded as U+FFFD.
+        """
+        try:
+            return self._encoder.encode(texts)
+        except UnicodeEncodeError:
+            return self._encoder.encode([_SURROGATE.sub("\ufffd", text) for text in texts])
+
+    def to_json(self) -> bytes:
+        """The bytes of tokenizer.json."""
+        return self._json
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encode texts on all cores; one int32 array [tokens] each, with no special token added."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        """Encode texts; one int32 array [tokens] each."""
+        return self.encode_flat(texts).split()
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Turn ids back into text; special tokens show as their names, broken UTF-8 as U+FFFD."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        numbers = [int(i) for i in ids]
+        if self._hf:
+            return self._hf.tokenizer.decode(numbers, skip_special_tokens=False)
+        assert isinstance(self._reference, SentencePieceEncoder)
+        return self._reference.processor.decode(numbers)
 
     def token_byte_lengths(self) -> np.ndarray:
         """Return int32 [vocab_size]: the bytes of text each id stands for, 0 for special tokens."""
-        lengths = np.zeros(self.vocab_size, np.int32)
-        added = self._tokenizer.get_added_tokens_decoder()
-        byte_level = '"ByteLevel"' in self._json.decode()
-        for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
-            if index in added:
-                lengths[index] = 0 if added[index].special else len(token.encode())
-            else:
-                lengths[index] = _bytes_of(token, byte_level)
-        return lengths
+        if self._model:
+            return model_byte_lengths(self._model)
+        assert self._files.json is not None
+        return byte_lengths(json.loads(self._files.json), self.vocab_size)
 
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Name and id of each token that stands for no text."""
+        if self._model:
+            return self._model.control_tokens()
+        assert self._hf is not None
+        added = self._hf.tokenizer.get_added_tokens_decoder()
+        return {token.content: index for index, token in added.items() if token.special}
 
-def _bytes_of(token: str, byte_level: bool) -> int:
-    """Bytes behind an entry: byte-level ones have one character a byte, others spell a space as U+2581."""
-    if byte_level:
-        return len(token)
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return 1
-    return len(token.replace("▁", " ").encode())
+    @cached_property
+    def _model(self):  # noqa: ANN202
+        return parse_model(self._files.model) if self._files.model else None
 
+    def _ids(self) -> dict[str, int]:
+        if self._model:
+            return {piece.text: index for index, piece in enumerate(self._model.pieces)}
+        assert self._hf is not None
+        return self._hf.tokenizer.get_vocab(with_added_tokens=True)
 
-def _content(token: str | dict | None) -> str | None:
-    """Special tokens stand in tokenizer_config.json as text or as an object with `content`."""
-    return token.get("content") if isinstance(token, dict) else token
+    def _eos_id(self) -> int:
+        found = self._ids().get(self.eos_token) if self.eos_token else None
+        if found is None:
+            known = ", ".join(list(self.special_tokens)[:8]) or "none"
+            raise DataError(
+                f"the end-of-document token is {'not set' if self.eos_token is None else repr(self.eos_token)}, and "
+                f"documents could not be ended: set `eos_token` (in the configuration, or in tokenizer_config.json) to a "
+                f"token of the vocabulary. Its special tokens: {known}."
+            )
+        return found
