@@ -4,18 +4,16 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
-from data_pipeline.mixture.blend import PERIOD, Blend
 from data_pipeline.read import expand
-from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.settings import LoadTokenizer
-from launcher.config import RunConfig, SourceConfig, WsdSchedule
+from launcher.config import RunConfig, WsdSchedule
+from launcher.data_checks import data_problems
 from launcher.engine_checks import engine_problems
 from launcher.errors import UserError
 from launcher.layout_checks import layout_problems
@@ -73,7 +71,7 @@ def check(config: RunConfig, world_size: int | None = None) -> list[Problem]:
         *engine_problems(config),
         *_schedule(config),
         *_positions(config),
-        *_data(config),
+        *data_problems(config),
         *_disk(config),
     ]
 
@@ -116,79 +114,6 @@ def _positions(config: RunConfig) -> Iterator[Problem]:
     if seq_len > longest and config.model.position_embedding == "rope":
         message = f"{seq_len} tokens is more than model.max_position_embeddings={longest}, which the export will state"
         yield note("train.seq_len", message)
-
-
-def _data(config: RunConfig) -> Iterator[Problem]:
-    """The tokenizer and every shard set are there and belong together."""
-    digest = None
-    try:
-        tokenizer = Tokenizer.load(config.data.tokenizer)
-        digest = tokenizer.digest
-        if tokenizer.vocab_size > config.model.vocab_size:
-            message = f"{config.model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; raise it"
-            yield error("model.vocab_size", message)
-    except DataError as problem:
-        yield error("data.tokenizer", str(problem))
-    samples = config.train.steps * config.train.global_batch_size
-    yield from _sources(config, "data.sources", config.data.sources, samples, digest)
-    yield from _sources(config, "data.validation", config.data.validation, config.train.validation_sequences, digest)
-
-
-def _sources(
-    config: RunConfig, setting: str, sources: list[SourceConfig], samples: int, digest: str | None
-) -> Iterator[Problem]:
-    """Each shard set: its tokenizer, and how often `samples` sequences of the mixture go through it."""
-    seq_len = config.train.seq_len
-    counts = Blend([source.weight for source in sources]).counts(samples) if sources else []
-    names: dict[str, str] = {}
-    yield from _tiny_weights(setting, sources)
-    for index, source in enumerate(sources):
-        name = f"{setting}.{index}.path"
-        try:
-            shards = ShardSet.open(source.path)
-            shards.check_sizes()
-        except DataError as problem:
-            yield error(name, str(problem))
-            continue
-        if names.setdefault(shards.digest, name) != name:
-            message = (
-                f"{source.path} holds the same tokens as {names[shards.digest]}; keep one, with the sum of weights"
-            )
-            yield error(name, message)
-        if digest is not None and shards.manifest.tokenizer_sha256 != digest:
-            yield error(name, _other_tokenizer(shards, source.path, config.data.tokenizer))
-        windows = (shards.num_tokens - 1) // seq_len
-        if windows < 1:
-            message = (
-                f"{source.path} has {shards.num_tokens:,} tokens, fewer than one sequence of {seq_len} + 1; add data"
-            )
-            yield error(name, message)
-            continue
-        times = _times(counts[index] / windows, setting)
-        yield note(name, f"{source.path} has {shards.num_tokens:,} tokens; {times}")
-
-
-def _tiny_weights(setting: str, sources: list[SourceConfig]) -> Iterator[Problem]:
-    """Weights below the smallest share that the mixture can give."""
-    total = sum(Fraction(source.weight) for source in sources)
-    for index, source in enumerate(sources):
-        if source.weight * Fraction(PERIOD) < total:
-            message = f"{source.weight:g} is less than one in {PERIOD:,} samples; the source gives about that many"
-            yield note(f"{setting}.{index}.weight", message)
-
-
-def _times(epochs: float, setting: str) -> str:
-    if setting == "data.validation":
-        return f"each validation reads {min(epochs, 1):.1%} of them"
-    return f"this run reads {epochs:.1%} of them" if epochs <= 1 else f"this run reads them {epochs:.2f} times (epochs)"
-
-
-def _other_tokenizer(shards: ShardSet, path: Path, tokenizer: Path) -> str:
-    theirs = shards.manifest.tokenizer_sha256[:12]
-    return (
-        f"{path} was made with another tokenizer (digest {theirs}...) than {tokenizer}; "
-        "tokenize it again or set data.tokenizer to the one that made it"
-    )
 
 
 def _existing(path: Path) -> Path:

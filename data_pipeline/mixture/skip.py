@@ -58,7 +58,7 @@ class Skipped:
         return np.flatnonzero(hit).tolist()
 
     def _columns(self, window: int) -> Iterator[tuple[int, int, int]]:
-        """Where a window's row holds tokens of skipped documents: first and last + 1 column, and the stretch's first."""
+        """Columns of a window's row with tokens of skipped documents: first, last + 1, and their stretch's first."""
         for column, first, length in self._windows.stretches(window):
             begin = np.searchsorted(self._spans[:, 1], first, side="right")
             end = np.searchsorted(self._spans[:, 0], first + length, side="left")

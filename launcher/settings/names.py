@@ -30,6 +30,13 @@ FOREIGN: dict[str, str] = {
         "model.initializer_range": "init_std init_method_std init_range",
         "data.tokenizer": "tokenizer_path tokenizer_name tokenizer_model tokenizer_name_or_path",
         "data.sources": "data_path train_data train_data_path datasets dataset train_files data_prefix",
+        "data.sources.N.weight": "proportion sampling_weight blend_weight mix_weight probability",
+        "data.segments": "data_mixture data_mix data_stages mixture_schedule curriculum mixture blend data_blend",
+        "data.weighting": "sampling_strategy mixing_strategy mixing_rate_func",
+        "data.weighting.temperature": (
+            "sampling_temperature mixing_temperature sampling_alpha multinomial_alpha lang_sampling_alpha"
+        ),
+        "data.skip.steps": "iterations_to_skip skip_iterations skip_batches skip_steps batches_to_skip",
         "data.validation": "valid_data val_data eval_data validation_data val_data_path eval_dataset",
         "data.prefetch_batches": "prefetch_factor num_workers dataloader_num_workers",
         "train.steps": "max_steps max_iters train_iters num_steps total_steps num_train_steps training_steps",
@@ -125,7 +132,7 @@ def advise(key: str, group: str, siblings: Collection[str], all_names: Collectio
             group, key
         )
     name = key.lower().replace("-", "_")
-    elsewhere = [other for other in all_names if other.rpartition(".")[2] == name]
+    elsewhere = sorted((o for o in all_names if o.rpartition(".")[2] == name), key=lambda other: other.count("."))
     if elsewhere:
         return f"is not a setting here; it exists as {' and '.join(elsewhere[:3])}", elsewhere[0]
     if FOREIGN.get(name) in all_names:
@@ -158,5 +165,8 @@ def _how(name: str) -> str:
         "final_lr": " (as a part of the peak: final_lr / lr)",
         "eta_min": " (as a part of the peak: eta_min / lr)",
         "lr_min": " (as a part of the peak: lr_min / lr)",
+        "sampling_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
+        "multinomial_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
+        "lang_sampling_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
         "gradient_checkpointing": " (none, full, every_nth, selective or memory_budget)",
     }.get(name, "")

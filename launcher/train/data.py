@@ -11,8 +11,8 @@ from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.mixtures import validation_mixture
 from launcher.train.left_out import skipped_steps
-from launcher.train.mixtures import validation_mixture
 
 PADDING = -1
 """Token id of the padding rows in a validation batch."""

@@ -2,8 +2,8 @@
 
 from data_pipeline.mixture import Mixture
 from launcher.config import RunConfig
+from launcher.mixtures import mixture_labels
 from launcher.monitor.events import EventLog
-from launcher.train.mixtures import mixture_labels
 
 
 class Epochs:

@@ -8,7 +8,7 @@ from data_pipeline.mixture.skip import documents_named
 from data_pipeline.shards import ShardSet
 from launcher.config import RunConfig, SkipConfig, stretch
 from launcher.errors import UserError, os_error_sentence
-from launcher.train.mixtures import labels, mixture_labels, source_named
+from launcher.mixtures import labels, mixture_labels, source_named
 
 
 @dataclass(frozen=True)

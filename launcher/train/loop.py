@@ -16,6 +16,7 @@ from launcher.config import RunConfig, SkipConfig
 from launcher.engines import ENGINES, Engine, build_engine
 from launcher.errors import CheckFailed
 from launcher.layout import layout_of
+from launcher.mixtures import training_mixture
 from launcher.monitor.clock import Mark
 from launcher.monitor.console import ConsoleLines, short
 from launcher.monitor.events import EventLog
@@ -25,7 +26,6 @@ from launcher.train.data import ValidationSet, to_micro_batches, train_loader, v
 from launcher.train.data_order import data_order
 from launcher.train.epochs import Epochs
 from launcher.train.left_out import LeftOut, leave_out
-from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import RunFolder
 from launcher.train.schedule import lr_at
 from launcher.train.stop import StopSignal

@@ -20,9 +20,9 @@ from data_pipeline.progress import progress
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import CheckFailed, UserError
+from launcher.mixtures import training_mixture
 from launcher.monitor.events import EventLog
 from launcher.train.data_order import data_order
-from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import RunFolder
 from launcher.yaml_config import dump, load
 from megamodel.checkpoint import WEIGHTS_ONLY, CheckpointWriter, checkpoint_name, verify_checkpoint

@@ -14,8 +14,8 @@ from data_pipeline.shards import DocumentSpan, Provenance, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.mixtures import training_mixture
 from launcher.train.left_out import leave_out, skipped_steps
-from launcher.train.mixtures import training_mixture
 from launcher.train.run_folder import load_config
 from tools.inspect.same_data import check_same_data
 from tools.inspect.shards import shorten

@@ -1,0 +1,237 @@
+"""The run's data: whether it is there, belongs together, and how often each part of it will be read."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+from data_pipeline.errors import DataError
+from data_pipeline.mixture import Segment
+from data_pipeline.mixture.blend import PERIOD
+from data_pipeline.mixture.segments import Segments, Weight
+from data_pipeline.shards import ShardSet
+from data_pipeline.tokenizer import Tokenizer
+from launcher.config import ExplicitWeights, RunConfig, SourceConfig, stretch
+from launcher.errors import UserError
+from launcher.mixtures import first_sample, labels, segments, source_named
+from launcher.problems import Problem, error, note
+
+_Schedule = Mapping[int, Mapping[int, Weight]]
+"""From each sample on at which the weights change: the positive ones by the number of their source."""
+
+
+def data_problems(config: RunConfig) -> Iterator[Problem]:
+    """The tokenizer and every shard set are there and belong together; segments and skipped parts make sense."""
+    digest = None
+    try:
+        tokenizer = Tokenizer.load(config.data.tokenizer)
+        digest = tokenizer.digest
+        if tokenizer.vocab_size > config.model.vocab_size:
+            message = f"{config.model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens; raise it"
+            yield error("model.vocab_size", message)
+    except DataError as problem:
+        yield error("data.tokenizer", str(problem))
+    named = [*_segments(config), *_names(config)]
+    yield from named
+    sources = config.data.sources
+    yield from (opened := _Opened(config, "data.sources", sources)).problems(digest)
+    yield from _skip(config, opened.sets)
+    if not named:
+        yield from _reading(config, opened)
+    yield from (validation := _Opened(config, "data.validation", config.data.validation)).problems(digest)
+    yield from _validation(config, validation)
+
+
+def _segments(config: RunConfig) -> Iterator[Problem]:
+    """Segments follow each other, and each draws from something."""
+    data, seq_len = config.data, config.train.seq_len
+    tokens = config.train.steps * config.train.global_batch_size * seq_len
+    for number, (one, other) in enumerate(pairwise(data.segments), start=1):
+        setting = f"data.segments.{number}.from_token"
+        if other.from_token <= one.from_token:
+            yield error(
+                setting, f"{other.from_token} is not after the segment before, which begins at {one.from_token}"
+            )
+        elif first_sample(other.from_token, seq_len) == first_sample(one.from_token, seq_len):
+            message = f"{other.from_token} begins with the same sequence of {seq_len} tokens as the segment before"
+            yield error(setting, f"{message}, which so has none; remove one of them")
+    for number, segment in enumerate(data.segments):
+        if segment.from_token >= tokens:
+            message = f"{segment.from_token:,} is not before the run's end of {tokens:,} tokens: it never comes to this"
+            yield note(f"data.segments.{number}.from_token", message)
+        if segment.weights is not None and not any(segment.weights.values()):
+            yield error(f"data.segments.{number}.weights", "no source has a weight above 0; name at least one that has")
+
+
+def _names(config: RunConfig) -> Iterator[Problem]:
+    """Names of sources are one source's each."""
+    sources = config.data.sources
+    named: dict[str, Collection[str]] = {"data.skip.numbers": config.data.skip.numbers}
+    named |= {f"data.segments.{n}.weights": some.weights or {} for n, some in enumerate(config.data.segments)}
+    for setting, keys in named.items():
+        seen: dict[int, str] = {}
+        for key in keys:
+            try:
+                source = source_named(sources, key, setting)
+            except UserError as problem:
+                yield error(setting, str(problem).removeprefix(f"{setting}: "))
+                continue
+            if seen.setdefault(source, key) != key:
+                yield error(setting, f"{key!r} and {seen[source]!r} are the same source; keep one of them")
+    called = [source.name for source in sources if source.name is not None]
+    for name in sorted({name for name in called if called.count(name) > 1}):
+        number = [source.name for source in sources].index(name)
+        yield error(f"data.sources.{number}.name", f"{name!r} is the name of {called.count(name)} sources; change one")
+
+
+def _skip(config: RunConfig, sets: Sequence[ShardSet | None]) -> Iterator[Problem]:
+    """What is left out exists, as far as that can be told without a look at every document."""
+    skip, sources = config.data.skip, config.data.sources
+    if skip.documents_file is not None and not skip.documents_file.is_file():
+        yield error("data.skip.documents_file", f"there is no file {skip.documents_file}")
+    for index, steps in enumerate(map(stretch, skip.steps)):
+        if steps.start < 1 or steps.stop - 1 > config.train.steps:
+            message = f"the run's steps are 1 to {config.train.steps} (train.steps)"
+            yield note(f"data.skip.steps.{index}", message)
+    for key, numbers in skip.numbers.items():
+        try:
+            shards = sets[source_named(sources, key, "")]
+        except UserError:
+            continue  # told with the names
+        last = max((stretch(some).stop - 1 for some in numbers), default=-1)
+        if shards is not None and last >= shards.num_documents:
+            message = f"there is no document {last} in {key}, whose documents are 0 to {shards.num_documents - 1}"
+            yield error("data.skip.numbers", message)
+
+
+class _Opened:
+    """The shard sets of a setting, as far as they can be opened, and what is wrong with them."""
+
+    def __init__(self, config: RunConfig, setting: str, sources: Sequence[SourceConfig]) -> None:
+        self.config, self.setting, self.sources = config, setting, sources
+        self.sets: list[ShardSet | None] = []
+        self._faults: list[str | None] = []
+        for source in sources:
+            try:
+                self.sets.append(ShardSet.open(source.path))
+                self._faults.append(None)
+            except DataError as problem:
+                self.sets.append(None)
+                self._faults.append(str(problem))
+
+    def windows(self, number: int) -> int:
+        """Sequences in one epoch of a set; 0 for one that could not be opened."""
+        shards = self.sets[number]
+        return max(0, (shards.num_tokens - 1) // self.config.train.seq_len) if shards is not None else 0
+
+    def problems(self, tokenizer_digest: str | None) -> Iterator[Problem]:
+        """What is wrong with each set alone, and which hold the same."""
+        names: dict[str, str] = {}
+        for number, (source, shards) in enumerate(zip(self.sources, self.sets, strict=True)):
+            name = f"{self.setting}.{number}.path"
+            if shards is None:
+                yield error(name, self._faults[number] or "")
+                continue
+            yield from self._files(name, number, shards)
+            if names.setdefault(shards.digest, name) != name:
+                message = f"{source.path} holds the same tokens as {names[shards.digest]}; keep one"
+                yield error(name, f"{message}, with the sum of weights")
+            if tokenizer_digest is not None and shards.manifest.tokenizer_sha256 != tokenizer_digest:
+                yield error(name, _other_tokenizer(shards, source.path, self.config.data.tokenizer))
+            if not self.windows(number):
+                message = f"{source.path} has {shards.num_tokens:,} tokens, fewer than one sequence of"
+                yield error(name, f"{message} {self.config.train.seq_len} + 1; add data")
+
+    def _files(self, name: str, number: int, shards: ShardSet) -> Iterator[Problem]:
+        """Its files are there, unless the last segment has dropped it."""
+        try:
+            shards.check_sizes()
+        except DataError as problem:
+            if self.setting == "data.sources" and _dropped(self.config, number):
+                yield note(
+                    name, f"{problem} The last of data.segments does not draw from it, but what comes before may"
+                )
+            else:
+                yield error(name, str(problem))
+
+
+def _dropped(config: RunConfig, number: int) -> bool:
+    """True for a source that the last segment does not name."""
+    last = config.data.segments[-1].weights if config.data.segments else None
+    if last is None:
+        return False
+    try:
+        return all(source_named(config.data.sources, key, "") != number or not weight for key, weight in last.items())
+    except UserError:
+        return False
+
+
+def _reading(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
+    """How often the run goes through each source, over all segments."""
+    kinds = [config.data.weighting, *(s.weighting for s in config.data.segments if s.weighting is not None)]
+    sets = [shards for shards in opened.sets if shards is not None]
+    if len(sets) < len(opened.sets) and any(not isinstance(kind, ExplicitWeights) for kind in kinds):
+        return  # the weights follow from all of them
+    found = segments(config, sets)
+    schedule = _schedule(found)
+    if not all(schedule.values()):
+        yield error("data.sources", "no source has a weight above 0; give one, or let data.segments begin at token 0")
+        return
+    yield from _tiny_weights(config, schedule)
+    samples = config.train.steps * config.train.global_batch_size
+    counts = Segments(schedule, len(config.data.sources)).counts(samples)
+    for number, (shards, label) in enumerate(zip(opened.sets, labels(config.data.sources), strict=True)):
+        name = f"data.sources.{number}.path"
+        if not any(number in some for some in schedule.values()):
+            yield note(name, f"{label} has no weight in any segment: this run does not read it")
+        elif shards is not None and opened.windows(number):
+            times = _times(counts[number] / opened.windows(number))
+            yield note(name, f"{config.data.sources[number].path} has {shards.num_tokens:,} tokens; {times}")
+
+
+def _schedule(found: Sequence[Segment]) -> _Schedule:
+    return {s.first: {number: weight for number, weight in enumerate(s.weights) if weight > 0} for s in found}
+
+
+def _validation(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
+    """How much of each set a validation reads."""
+    sources = config.data.validation
+    if not sources:
+        return
+    (weights,) = _schedule([Segment(0, [source.weight for source in sources])]).values()
+    if not weights:
+        yield error("data.validation", "no set has a weight above 0; give one")
+        return
+    counts = Segments({0: weights}, len(sources)).counts(config.train.validation_sequences)
+    for number, shards in enumerate(opened.sets):
+        if shards is not None and opened.windows(number):
+            share = min(counts[number] / opened.windows(number), 1)
+            message = (
+                f"{sources[number].path} has {shards.num_tokens:,} tokens; each validation reads {share:.1%} of them"
+            )
+            yield note(f"data.validation.{number}.path", message)
+
+
+def _tiny_weights(config: RunConfig, schedule: _Schedule) -> Iterator[Problem]:
+    """Weights below the smallest share that a mixture can give."""
+    firsts = [first_sample(segment.from_token, config.train.seq_len) for segment in config.data.segments]
+    for first, weights in schedule.items():
+        total = sum(Fraction(weight) for weight in weights.values())
+        for number, weight in weights.items():
+            if Fraction(weight) * PERIOD < total:
+                place = f"data.segments.{firsts.index(first)}.weights" if first in firsts else ""
+                message = f"{float(weight):g} is less than one in {PERIOD:,} samples; the source gives about that many"
+                label = labels(config.data.sources)[number]
+                yield note(place or f"data.sources.{number}.weight", f"{label}: {message}" if place else message)
+
+
+def _times(epochs: float) -> str:
+    return f"this run reads {epochs:.1%} of them" if epochs <= 1 else f"this run reads them {epochs:.2f} times (epochs)"
+
+
+def _other_tokenizer(shards: ShardSet, path: Path, tokenizer: Path) -> str:
+    theirs = shards.manifest.tokenizer_sha256[:12]
+    return (
+        f"{path} was made with another tokenizer (digest {theirs}...) than {tokenizer}; "
+        "tokenize it again or set data.tokenizer to the one that made it"
+    )
