@@ -21,8 +21,9 @@ from data_pipeline.tokenizer.encoders import Encoder, Flat, HuggingFaceEncoder, 
 from data_pipeline.tokenizer.fast import watched
 from data_pipeline.tokenizer.lengths import byte_lengths, model_byte_lengths
 from data_pipeline.tokenizer.long_texts import LongTexts
-from data_pipeline.tokenizer.read import SENTENCEPIECE, TokenizerFiles, content_of, read_files
+from data_pipeline.tokenizer.read import TokenizerFiles, content_of, read_files
 from data_pipeline.tokenizer.sentencepiece_model import USER_DEFINED, is_convertible, parse_model
+from data_pipeline.tokenizer.special_text import guarded
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """What can make up a tokenizer's folder."""
@@ -35,16 +36,11 @@ class Tokenizer:
     def __init__(
         self, tokenizer_json: bytes | None, config: dict, model: bytes | None = None, fast: bool = False
     ) -> None:
-        """Take the bytes of tokenizer.json, tokenizer_config.json's content and, for sentencepiece, the model's bytes."""
+        """Take tokenizer.json's bytes, tokenizer_config.json's content and, for sentencepiece, the model's bytes."""
         self._files = TokenizerFiles(tokenizer_json, config, model)
         self._hf = HuggingFaceEncoder(tokenizer_json) if tokenizer_json else None
-        self._reference: Encoder
-        if model:
-            self._reference = SentencePieceEncoder(model)
-        elif self._hf:
-            self._reference = self._hf
-        else:
-            raise DataError("it has neither tokenizer.json nor a sentencepiece model.")
+        self._model = parse_model(model) if model else None
+        self._reference, self._json = self._reference_encoder()
         self.digest = hashlib.sha256(self._files.truth).hexdigest()
         """sha256 of tokenizer.json or, for sentencepiece, of tokenizer.model: the identity in every manifest."""
         self.vocab_size: int = 1 + max(self._ids().values())
@@ -104,9 +100,9 @@ class Tokenizer:
         except UnicodeEncodeError:
             return self._encoder.encode([_SURROGATE.sub("\ufffd", text) for text in texts])
 
-    def to_json(self) -> bytes:
-        """The bytes of tokenizer.json."""
-        return self._json
+    def to_json(self) -> bytes | None:
+        """The bytes of tokenizer.json; None for a sentencepiece model that has none."""
+        return self._files.json
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts; one int32 array [tokens] each."""
@@ -131,14 +127,27 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, int]:
         """Name and id of each token that stands for no text."""
         if self._model:
-            return self._model.control_tokens()
+            return self._model.special_tokens()
         assert self._hf is not None
         added = self._hf.tokenizer.get_added_tokens_decoder()
         return {token.content: index for index, token in added.items() if token.special}
 
-    @cached_property
-    def _model(self):  # noqa: ANN202
-        return parse_model(self._files.model) if self._files.model else None
+    def _reference_encoder(self) -> tuple[Encoder, bytes | None]:
+        """The library that defines the ids, and the tokenizer.json with which they are encoded."""
+        if self._files.model:
+            return SentencePieceEncoder(self._files.model), self._files.json
+        if self._hf is None or self._files.json is None:
+            raise DataError("it has neither a tokenizer.json nor a sentencepiece model.")
+        return guarded(self._hf, self._files.json)
+
+    def _bulk_encoder(self) -> tuple[Encoder, str]:
+        """The fast encoder where it applies, else the reference and why."""
+        if self._json is None or (self._model and not is_convertible(self._model)):
+            return self._reference, "only sentencepiece gives this model's ids; texts are encoded at some MB a second."
+        if not self._model:
+            return watched(self._json, self._reference, self.special_tokens)
+        names, runs = self._model.names(USER_DEFINED), 4 * self._model.longest_run
+        return watched(self._json, self._reference, self.special_tokens, runs, list(names))
 
     def _ids(self) -> dict[str, int]:
         if self._model:
@@ -152,7 +161,7 @@ class Tokenizer:
             known = ", ".join(list(self.special_tokens)[:8]) or "none"
             raise DataError(
                 f"the end-of-document token is {'not set' if self.eos_token is None else repr(self.eos_token)}, and "
-                f"documents could not be ended: set `eos_token` (in the configuration, or in tokenizer_config.json) to a "
+                "documents could not be ended: set `eos_token` (in the configuration, or in tokenizer_config.json) to a "
                 f"token of the vocabulary. Its special tokens: {known}."
             )
         return found

@@ -70,7 +70,7 @@ def test_the_byte_table_of_a_tokenizer_that_is_not_byte_level():
 @pytest.mark.parametrize(
     ("damage", "part"),
     [
-        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot read tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer at"),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "cannot read tokenizer_config.json"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"version": '), "damaged"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{}"), "eos_token"),
