@@ -43,6 +43,8 @@ class Permutation:
         return self._walk(indices, inverse=True)
 
     def _walk(self, indices: np.ndarray, inverse: bool) -> np.ndarray:
+        if self.n == 1:  # the walk would come to 0 too, after many rounds
+            return np.zeros_like(np.asarray(indices), np.int64)
         network = self._backward if inverse else self._forward
         values = network(np.asarray(indices).astype(np.uint64))
         limit = np.uint64(self.n)
