@@ -2,8 +2,7 @@
 
 A unit is a run of letters and digits, with their combining marks, in scripts that put spaces between words (Latin,
 Cyrillic, Arabic, Devanagari, Hangul, ...), or one letter, with its marks, of a script that does not: Han, Hiragana,
-Katakana, Bopomofo, Thai, Lao, Myanmar, Khmer, Tai, Yi. All else separates units: `don't` is two, `x_1` is two, `2024年` is
-two.
+Katakana, Bopomofo, Thai, Lao, Myanmar, Khmer, Tai, Yi. All else separates units: in `don't`, `x_1` and `2024年` are two.
 """
 
 import functools
@@ -20,11 +19,13 @@ Categories = NDArray[np.uint8]
 OTHER, CONTROL, INVISIBLE, PRIVATE, SPACE, PUNCTUATION, SYMBOL = range(7)
 """Characters that separate units; OTHER is unassigned or half a surrogate pair, INVISIBLE Unicode's Cf."""
 MARK, JOINER = 8, 9
-"""Characters that belong to the one before: combining marks, and what is invisible in words (soft hyphen, ZWJ, ZWNJ)."""
+"""Characters that belong to the one before: combining marks, and what is invisible inside words (ZWJ, soft hyphen)."""
 UPPERCASE, LOWERCASE, LETTER, DIGIT, NUMBER = range(16, 21)
 """Characters whose runs are units; LETTER has no case, NUMBER is no decimal digit (Ⅷ, ½)."""
 HAN, KANA, UNSPACED = range(32, 35)
 """Characters that are units of their own; UNSPACED: of the other scripts without spaces."""
+CATEGORIES = 35
+"""One more than the greatest of them."""
 
 _GENERAL = {
     "Cc": CONTROL, "Cf": INVISIBLE, "Co": PRIVATE, "Zs": SPACE, "Zl": SPACE, "Zp": SPACE,
@@ -57,6 +58,16 @@ def codepoints_of(text: str) -> Codepoints:
 def categories_of(codepoints: Codepoints) -> Categories:
     """Give each code point its category."""
     return _table().take(codepoints)
+
+
+def category_of(character: str) -> int:
+    """The category of one character."""
+    return int(_table()[ord(character)])
+
+
+def fold(codepoints: Codepoints) -> Codepoints:
+    """Make upper and lower case the same, character by character: as many characters come out, in the same places."""
+    return _lower().take(codepoints)
 
 
 def unit_starts_ends(
@@ -135,6 +146,17 @@ def _powers_of(base: int) -> NDArray[np.uint64]:
     powers = np.full(_PIECE, base, np.uint64)
     powers[0] = 1
     return np.multiply.accumulate(powers)
+
+
+@functools.cache
+def _lower() -> Codepoints:
+    """[0x110000] The lower case of every code point that has one, of a single code point."""
+    table = np.arange(0x110000, dtype=np.uint32)
+    for code in np.flatnonzero(_table() == UPPERCASE).tolist():
+        lower = chr(code).lower()
+        if len(lower) == 1:
+            table[code] = ord(lower)
+    return table
 
 
 @functools.cache

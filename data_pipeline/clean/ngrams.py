@@ -1,0 +1,93 @@
+"""N-grams of units that a text has more than once."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.clean.view import View
+from data_pipeline.units import finalize
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Repeated(NamedTuple):
+    """The n-grams of a text that it has more than once."""
+
+    n: int
+    places: NDArray[np.int64]
+    """[found] First unit of each, in the order of the text."""
+    groups: NDArray[np.int64]
+    """[found] The same number for the same n-gram."""
+
+
+def too_repetitive(view: View, tops: Mapping[int, float], duplicates: Mapping[int, float]) -> str | None:
+    """Why the text repeats itself too much, if it does: for n units, the greatest shares of its characters in the
+    commonest n-gram, and in n-grams that are an earlier one again."""
+    size = len(view.text)
+    for repeated in repeated_ngrams(view, max([*tops, *duplicates], default=1)):
+        top, duplicate = tops.get(repeated.n), duplicates.get(repeated.n)
+        if top is not None and _top(view, repeated) > top * size:
+            return f"more than {top:g} of the characters are in one {repeated.n}-gram"
+        if duplicate is not None and _again(view, repeated) > duplicate * size:
+            return f"more than {duplicate:g} of the characters are in duplicate {repeated.n}-grams"
+    return None
+
+
+def repeated_ngrams(view: View, longest: int) -> Iterator[Repeated]:
+    """For n from 2 on, the n-grams that come more than once, until there are none.
+
+    An n-gram is repeated only where its first n-1 units are: each n looks only where the one before found something.
+    """
+    hashes = view.hashes
+    places, grams = np.arange(len(hashes)), hashes
+    for n in range(2, longest + 1):
+        inside = places + n <= len(hashes)
+        places = places[inside]
+        grams = finalize(grams[inside] * _ODD + hashes[places + n - 1])
+        groups, more = _groups(grams)
+        places, grams = places[more], grams[more]
+        if not len(places):
+            return
+        yield Repeated(n, places, groups[more])
+
+
+def _groups(grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """[grams] The same number for the same hash, and [grams] whether another one has it."""
+    order = np.argsort(grams)
+    ordered = grams[order]
+    same = np.zeros(len(grams) + 1, bool)
+    same[1:-1] = ordered[1:] == ordered[:-1]
+    groups, more = np.empty(len(grams), np.int64), np.empty(len(grams), bool)
+    groups[order] = np.cumsum(~same[:-1])
+    more[order] = same[:-1] | same[1:]
+    return groups, more
+
+
+def _top(view: View, repeated: Repeated) -> int:
+    """Characters in the commonest n-gram (the first of them, in a tie), its units set apart by a space."""
+    counts = np.bincount(repeated.groups)
+    of_each = counts[repeated.groups]
+    most = int(of_each.max())
+    first = int(repeated.places[np.argmax(of_each == most)])
+    starts, ends = view.spans
+    length = int((ends[first : first + repeated.n] - starts[first : first + repeated.n]).sum()) + repeated.n - 1
+    return most * length
+
+
+def _again(view: View, repeated: Repeated) -> int:
+    """Characters in n-grams that were there before; after one of them, the search goes on behind it."""
+    starts, ends = view.spans
+    lengths = (ends[repeated.places + repeated.n - 1] - starts[repeated.places]).tolist()
+    seen: set[int] = set()
+    free = characters = 0
+    for place, group, length in zip(repeated.places.tolist(), repeated.groups.tolist(), lengths, strict=True):
+        if place < free:
+            continue
+        if group in seen:
+            characters += length
+            free = place + repeated.n
+        else:
+            seen.add(group)
+    return characters

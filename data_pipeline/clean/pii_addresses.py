@@ -1,0 +1,86 @@
+"""Where a text has mail addresses and public network addresses."""
+
+import re
+import string
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.units import Codepoints
+
+Span = tuple[int, int]
+Places = NDArray[np.int64]
+
+_LOCAL_MARKS = "!#$%&'*+/=?^`{|}~.-"
+_LOCAL = string.ascii_letters + string.digits + "_" + _LOCAL_MARKS
+_LONGEST_LOCAL = 64
+_DOMAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9-]{0,62}\.){1,9}[A-Za-z]{2,24}(?![A-Za-z0-9])")
+_IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}")
+
+
+def mails(text: str) -> Iterator[Span]:
+    """Mail addresses: a local part of at most 64 characters, @, and a domain name with a dot (RFC 5321)."""
+    at = text.find("@")
+    while at >= 0:
+        end = at + 1
+        if (domain := _DOMAIN.match(text, at + 1)) and (local := _local(text, at)):
+            end = domain.end()
+            yield at - local, end
+        at = text.find("@", end)
+
+
+def _local(text: str, at: int) -> int:
+    """Length of the local part before the @; 0 when there is none, or it is too long."""
+    before = text[max(0, at - _LONGEST_LOCAL - 1) : at]
+    local = before[len(before.rstrip(_LOCAL)) :]
+    return len(local.lstrip(_LOCAL_MARKS)) if len(local) <= _LONGEST_LOCAL else 0
+
+
+def ipv4(text: str, codepoints: Codepoints, starts: Places, ends: Places) -> Iterator[Span]:
+    """Public addresses of four runs of digits (`starts`, `ends`) with dots between; versions like v1.2.3.4 are none."""
+    if len(starts) < 4:
+        return
+    dotted = (starts[1:] - ends[:-1] == 1) & (codepoints[ends[:-1]] == ord("."))
+    for run in np.flatnonzero(dotted[2:] & dotted[1:-1] & dotted[:-2]).tolist():
+        start, end = int(starts[run]), int(ends[run + 3])
+        if end - start <= 15 and not _continued(text, start, end) and _is_public(text[start:end]):
+            yield start, end
+
+
+def _continued(text: str, start: int, end: int) -> bool:
+    """Whether letters, digits, or a dot with a digit go on before or after."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    if before[-1:] == ".":
+        before = before[:-1]
+    if after[:1] == ".":
+        after = after[1:]
+    return _is_plain(before[-1:]) or _is_plain(after[:1])
+
+
+def _is_plain(character: str) -> bool:
+    """Whether it is a letter or digit of ASCII, or an underscore: 是8.8.8.8 is an address, v8.8.8.8 a version."""
+    return character.isascii() and (character.isalnum() or character == "_")
+
+
+def ipv6(text: str, codepoints: Codepoints) -> Iterator[Span]:
+    """Public addresses: all of those begin with four digits, of which the first is 2 or 3."""
+    colons = np.flatnonzero(codepoints == ord(":"))
+    colons = colons[colons >= 4]
+    first = codepoints[colons - 4]
+    for colon in colons[(first == ord("2")) | (first == ord("3"))].tolist():
+        match = _IPV6.match(text, colon - 4)
+        if match is None or _is_plain(text[colon - 5 : colon - 4]) or text[colon - 5 : colon - 4] == ":":
+            continue
+        address = match[0].rstrip(":") if not match[0].endswith("::") else match[0]
+        end = match.start() + len(address)
+        if not _is_plain(text[end : end + 1]) and _is_public(address):
+            yield match.start(), end
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ip_address(address).is_global
+    except ValueError:
+        return False
