@@ -7,12 +7,15 @@ from typing import Protocol
 import numpy as np
 
 from data_pipeline.dedup.near import EDGE
-from data_pipeline.dedup.rows import RowFile, Rows, Stretch, merge, without_repeats, write_rows
+from data_pipeline.dedup.rows import RowFile, Rows, Stretch, each_once, merge, without_repeats, write_rows
 from data_pipeline.dedup.settings import NearDuplicates
 from data_pipeline.dedup.shingles import Hashes, batches, shingle_hashes
 
 CONFIRMED = np.dtype([("later", "<u8"), ("earlier", "<u8"), ("jaccard", "<f4")])
 """A document to drop, the one that it resembles, and how much."""
+
+_OVERHEAD = 256
+"""Bytes that a view of an array and its place in a dictionary take."""
 
 
 class Texts(Protocol):
@@ -34,7 +37,7 @@ def confirm(
     """
     files = [RowFile(path) for path in pairs]
     stretches = [Stretch(file, file.find(first), file.find(end)) for file in files]
-    blocks = _whole_groups(map(without_repeats, merge(stretches, memory // 4)))
+    blocks = _whole_groups(each_once(merge(stretches, memory // 4)))
     return write_rows(
         out, CONFIRMED, (found for block in blocks for found in _confirm(block, texts, near, memory // 2))
     )
@@ -60,16 +63,21 @@ def _confirm(edges: Rows, texts: Texts, near: NearDuplicates, memory: int) -> It
         cut = int(np.searchsorted(edges["later"], np.uint64(max(later)), "right"))
         yield _earliest_partners(edges[:cut], later, texts, near)
         edges = edges[cut:]
+        del later  # before there are others
 
 
 def _some_shingles(numbers: np.ndarray, texts: Texts, ngram: int, memory: int) -> dict[int, Hashes]:
     """Return the shingles of the first documents: of at least one, and of no more than the memory is for."""
     found: dict[int, Hashes] = {}
+    # One array for all: between many small ones the heap would keep holes.
+    store = np.empty(memory // 8, np.uint64)
+    used = 0
     for number, shingles in _shingle_sets(texts.read(numbers), ngram):
-        found[number] = shingles
-        memory -= shingles.nbytes
-        if memory <= 0:
-            break
+        used += len(shingles) + _OVERHEAD // 8
+        if used > len(store):
+            return found or {number: shingles}
+        found[number] = store[used - len(shingles) : used]
+        found[number][:] = shingles
     return found
 
 

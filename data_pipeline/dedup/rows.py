@@ -105,7 +105,7 @@ def rows_within(memory: int, dtype: np.dtype) -> int:
 def merge(stretches: Iterable[Stretch], memory: int, keep: Callable[[Rows], Rows] | None = None) -> Iterator[Rows]:
     """Yield the rows of sorted stretches in order, in blocks for `memory` bytes (or of a row a stretch, if more).
 
-    Equal rows come in the same block. `keep` picks the rows of a stretch that count.
+    `keep` picks the rows of a stretch that count.
     """
     readers = [_Reader(stretch, keep) for stretch in stretches if stretch.first < stretch.end]
     while readers:
@@ -124,7 +124,7 @@ def write_sorted(chunks: Iterable[Rows], dtype: np.dtype, out: Path, memory: int
     """Write the rows of all chunks in order, each once; return how many. A chunk is as large as `merge` makes them."""
     with spilling(out) as spill:
         files = [spill(dtype, [sort_rows(chunk)]) for chunk in chunks]
-        return write_rows(out, dtype, map(without_repeats, merge([whole(file) for file in files], memory)))
+        return write_rows(out, dtype, each_once(merge([whole(file) for file in files], memory)))
 
 
 @contextlib.contextmanager
@@ -147,6 +147,18 @@ def spilling(out: Path) -> Iterator[Callable[[np.dtype, Iterable[Rows]], RowFile
         yield spill
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def each_once(blocks: Iterable[Rows]) -> Iterator[Rows]:
+    """Yield sorted blocks without the rows that are like the one before."""
+    last: Rows | None = None
+    for rows in blocks:
+        kept = without_repeats(rows)
+        if last is not None and kept[0] == last[0]:
+            kept = kept[1:]
+        if len(kept):
+            yield kept
+        last = rows[-1:]
 
 
 def without_repeats(rows: Rows) -> Rows:
