@@ -125,6 +125,21 @@ class SkipConfig(Settings):
     as they are, and the schedule goes on."""
 
 
+class FillInTheMiddleConfig(Settings):
+    """Documents rearranged so that the model learns to write what stands between two texts (arXiv:2207.14255)."""
+
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the documents that are rearranged: within each sequence, what it holds of them."""
+    spm_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of those in the order suffix, prefix, middle; the others are in the order prefix, suffix, middle."""
+    prefix: str = "<|fim_prefix|>"
+    """Special token of the tokenizer that stands before the prefix."""
+    middle: str = "<|fim_middle|>"
+    """Special token before the middle."""
+    suffix: str = "<|fim_suffix|>"
+    """Special token before the suffix."""
+
+
 class DataConfig(Settings):
     """What the model reads."""
 
@@ -142,6 +157,12 @@ class DataConfig(Settings):
     """What is left out; may change between two starts of a run."""
     validation: list[SourceConfig] = []
     """Shard sets for the validation loss, weighted as given; empty: no validation."""
+    packing: Literal["contiguous", "best_fit"] = "contiguous"
+    """How documents become training sequences. contiguous: the tokens one after the other, cut every train.seq_len;
+    best_fit: whole documents packed so that none is cut that fits (arXiv:2404.10830), the rest of a sequence filled up
+    outside the loss; the first start makes a plan beside each shard set. Validation is always contiguous."""
+    fim: FillInTheMiddleConfig | None = None
+    """Fill-in-the-middle, for code; {} takes its defaults, null is none. Validation data are never rearranged."""
     separate_documents: bool = False
     """Attention does not cross from one document into the next, and positions start again at each."""
     prefetch_batches: PositiveInt = 2

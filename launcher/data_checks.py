@@ -1,5 +1,6 @@
 """The run's data: whether it is there, belongs together, and how often each part of it will be read."""
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -8,12 +9,14 @@ from pathlib import Path
 from data_pipeline.errors import DataError
 from data_pipeline.mixture import Segment
 from data_pipeline.mixture.blend import PERIOD
+from data_pipeline.mixture.fim import SHORTEST_TEXT
+from data_pipeline.mixture.pack_build import find_plan
 from data_pipeline.mixture.segments import Segments, Weight
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import ExplicitWeights, RunConfig, SourceConfig, stretch
 from launcher.errors import UserError
-from launcher.mixtures import first_sample, labels, segments, source_named
+from launcher.mixtures import fill_in_the_middle, first_sample, labels, segments, source_named
 from launcher.problems import Problem, error, note
 
 _Schedule = Mapping[int, Mapping[int, Weight]]
@@ -23,6 +26,7 @@ _Schedule = Mapping[int, Mapping[int, Weight]]
 def data_problems(config: RunConfig) -> Iterator[Problem]:
     """The tokenizer and every shard set are there and belong together; segments and skipped parts make sense."""
     digest = None
+    tokenizer = None
     try:
         tokenizer = Tokenizer.load(config.data.tokenizer)
         digest = tokenizer.digest
@@ -36,6 +40,9 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     sources = config.data.sources
     yield from (opened := _Opened(config, "data.sources", sources)).problems(digest)
     yield from _skip(config, opened.sets)
+    yield from _boundaries(config, opened)
+    if tokenizer is not None:
+        yield from _fim(config, tokenizer)
     if not named:
         yield from _reading(config, opened)
     yield from (validation := _Opened(config, "data.validation", config.data.validation)).problems(digest)
@@ -104,6 +111,48 @@ def _skip(config: RunConfig, sets: Sequence[ShardSet | None]) -> Iterator[Proble
             yield error("data.skip.numbers", message)
 
 
+def _boundaries(config: RunConfig, opened: "_Opened") -> Iterator[Problem]:
+    """What takes documents apart can see where they end; what packs them together had better take them apart."""
+    packed, apart = config.data.packing == "best_fit", config.data.separate_documents
+    if packed and not apart:
+        message = "best_fit puts unrelated documents side by side; data.separate_documents=true keeps them apart"
+        yield note("data.packing", message)
+    for number, shards in enumerate(opened.sets):
+        if shards is None or not (packed or apart):
+            continue
+        name, unended = f"data.sources.{number}.path", shards.num_documents - shards.manifest.num_eos_tokens
+        if unended:
+            message = f"{unended:,} of the {shards.num_documents:,} documents do not end in the end-of-document token"
+            needs = "data.packing=best_fit" if packed else "data.separate_documents"
+            yield error(name, f"{message}, by which {needs} tells them apart; set it back, or tokenize the set again")
+        elif packed:
+            yield from _plan(name, shards, config.train.seq_len)
+
+
+def _plan(name: str, shards: ShardSet, seq_len: int) -> Iterator[Problem]:
+    """Whether it is known how a set is packed."""
+    try:
+        if find_plan(shards, seq_len) is None:
+            message = f"the first start plans how to pack its {shards.num_documents:,} documents, about ten million a"
+            yield note(
+                name, f"{message} second; `megamodel data inspect {shards.prefix} --seq-len {seq_len}` does it now"
+            )
+    except DataError as problem:
+        yield error(name, str(problem))
+
+
+def _fim(config: RunConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
+    """Its tokens exist, and a sequence has room for them."""
+    try:
+        fill_in_the_middle(config, tokenizer)
+    except UserError as problem:
+        setting, _, message = str(problem).partition(": ")
+        yield error(setting, message)
+    if config.data.fim is not None and config.train.seq_len < SHORTEST_TEXT:
+        message = f"sequences of {config.train.seq_len} tokens are too short for it: {SHORTEST_TEXT} or more"
+        yield error("data.fim", message)
+
+
 class _Opened:
     """The shard sets of a setting, as far as they can be opened, and what is wrong with them."""
 
@@ -120,9 +169,16 @@ class _Opened:
                 self._faults.append(str(problem))
 
     def windows(self, number: int) -> int:
-        """Sequences in one epoch of a set; 0 for one that could not be opened."""
-        shards = self.sets[number]
-        return max(0, (shards.num_tokens - 1) // self.config.train.seq_len) if shards is not None else 0
+        """Sequences in one epoch of a set, about as many where no plan says how it is packed; 0: it was not opened."""
+        shards, seq_len = self.sets[number], self.config.train.seq_len
+        if shards is None:
+            return 0
+        if self.setting == "data.sources" and self.config.data.packing == "best_fit":
+            with contextlib.suppress(DataError):
+                if plan := find_plan(shards, seq_len):
+                    return plan.plan.best_fit.windows
+            return -(-shards.num_tokens // (seq_len + 1))
+        return max(0, (shards.num_tokens - 1) // seq_len)
 
     def problems(self, tokenizer_digest: str | None) -> Iterator[Problem]:
         """What is wrong with each set alone, and which hold the same."""

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from data_pipeline.mixture import Mixture, Segment
+from data_pipeline.mixture.fim import FillInTheMiddle
 from data_pipeline.mixture.mixture import open_sets
+from data_pipeline.mixture.packed import PackedWindows
 from data_pipeline.mixture.segments import Weight
 from data_pipeline.mixture.weighting import by_documents, by_temperature
+from data_pipeline.mixture.windows import Windows
 from data_pipeline.shards import ShardSet
 from data_pipeline.shards.manifest import as_prefix
+from data_pipeline.tokenizer import Tokenizer
 from launcher.config import DataConfig, RunConfig, SourceConfig, TemperatureWeights, Weighting
 from launcher.errors import UserError
 
@@ -16,7 +20,27 @@ def training_mixture(config: RunConfig, tokenizer_digest: str | None = None) -> 
     """The mixture that the run trains on, with all its segments, and nothing left out yet (see `leave_out`)."""
     sets = open_sets([source.path for source in config.data.sources], tokenizer_digest)
     base, *later = segments(config, sets)
-    return Mixture(list(zip(sets, base.weights, strict=True)), config.train.seq_len, config.seed, later)
+    cut = PackedWindows if config.data.packing == "best_fit" else Windows
+    return Mixture(list(zip(sets, base.weights, strict=True)), config.train.seq_len, config.seed, later, cut)
+
+
+def fill_in_the_middle(config: RunConfig, tokenizer: Tokenizer) -> FillInTheMiddle | None:
+    """What rearranges the run's documents. UserError when the tokenizer lacks one of its tokens."""
+    fim = config.data.fim
+    if fim is None:
+        return None
+    ids = {}
+    for setting, token in {"prefix": fim.prefix, "middle": fim.middle, "suffix": fim.suffix}.items():
+        if token not in tokenizer.special_tokens:
+            known = ", ".join(list(tokenizer.special_tokens)[:8]) or "none"
+            raise UserError(
+                f"data.fim.{setting}: {token!r} is no special token of {config.data.tokenizer}, whose special tokens "
+                f"are: {known}; name those it has for this, or train a tokenizer with `special_tokens` that has them"
+            )
+        ids[setting] = tokenizer.special_tokens[token]
+    if len({*ids.values(), tokenizer.eos_id}) < 4:
+        raise UserError("data.fim: prefix, middle, suffix and the end-of-document token must be four different tokens")
+    return FillInTheMiddle(fim.rate, fim.spm_rate, **ids, eos_id=tokenizer.eos_id, seed=config.seed)
 
 
 def validation_mixture(config: RunConfig, tokenizer_digest: str | None = None) -> Mixture:

@@ -13,7 +13,7 @@ from data_pipeline.mixture.draws import below, uniform
 from data_pipeline.mixture.masking import ids_of
 
 _SENTINELS = 3
-_FEWEST = 8
+SHORTEST_TEXT = 8
 """Tokens that a piece needs to be rearranged: three make room for the sentinels."""
 
 
@@ -48,7 +48,7 @@ class FillInTheMiddle:
             samples: the sample indices of the rows, int64 [n].
         """
         row, first, end = _texts(rows, self.eos_id)
-        usable = (end - first >= _FEWEST) & _all_targets(rows, row, first + 1, end)
+        usable = (end - first >= SHORTEST_TEXT) & _all_targets(rows, row, first + 1, end)
         row, first, end = row[usable], first[usable], end[usable]
         chosen = uniform(self.seed, "fim", samples[row], first) < self.rate
         row, first, end = row[chosen], first[chosen], end[chosen]

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +41,12 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         skip_steps: Sequence[range] = (),
+        rearrange: Callable[[np.ndarray, np.ndarray], None] | None = None,
     ) -> None:
         """Take the rank-th contiguous slice of each step. DataError when the ranks do not divide the batch.
 
-        Steps in `skip_steps` keep their samples and their number, and have no targets.
+        Steps in `skip_steps` keep their samples and their number, and have no targets. `rearrange` may change the rows
+        of samples, given with their indices, but not their number of targets: see `fim`.
         """
         if global_batch_size % ranks:
             raise DataError(
@@ -52,6 +54,7 @@ class Loader:
                 f"the nearest that do: {_nearest(global_batch_size, ranks)}."
             )
         self.mixture, self.global_batch_size, self.skip_steps = mixture, global_batch_size, skip_steps
+        self._rearrange = rearrange
         share = global_batch_size // ranks
         self._mine = slice(rank * share, (rank + 1) * share)
         self._steps_planned = max(1, _SAMPLES_PLANNED // global_batch_size)
@@ -99,6 +102,9 @@ class Loader:
     def _batch(self, step: int, samples: np.ndarray) -> Batch:
         targets = 0 if self.skips(step) else self.mixture.num_targets(samples)
         tokens = self.mixture.read(samples[self._mine] if targets else samples[:0])
+        if self._rearrange is not None:
+            first = (step - 1) * self.global_batch_size + self._mine.start
+            self._rearrange(tokens, np.arange(first, first + len(tokens)))
         return Batch(step, tokens, targets, samples_digest(samples))
 
     def _read_ahead(

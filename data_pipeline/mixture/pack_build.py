@@ -30,19 +30,30 @@ def open_plan(shards: ShardSet, seq_len: int) -> OpenPlan:
 
     DataError when it can be written neither beside the set nor in the user's cache folder.
     """
-    name = f"{shards.prefix.name}.packed-{seq_len}-{shards.digest[:16]}"
-    places = [shards.prefix.parent / name, _cache_folder() / name]
-    for place in places:
-        if (place / DESCRIPTION).exists():
-            return OpenPlan(place, shards, seq_len)
+    if plan := find_plan(shards, seq_len):
+        return plan
     problems = []
-    for place in places:
+    for place in _places(shards, seq_len):
         try:
             _make(place, shards, seq_len)
             return OpenPlan(place, shards, seq_len)
         except OSError as error:
             problems.append(f"{place.parent} ({error.strerror or error})")
     raise DataError(f"cannot write the packing plan of {shards.prefix} in {' or in '.join(problems)}.")
+
+
+def find_plan(shards: ShardSet, seq_len: int) -> OpenPlan | None:
+    """Open the plan of a shard set if it was made before."""
+    for place in _places(shards, seq_len):
+        if (place / DESCRIPTION).exists():
+            return OpenPlan(place, shards, seq_len)
+    return None
+
+
+def _places(shards: ShardSet, seq_len: int) -> list[Path]:
+    """Where the plan may lie, the first choice first."""
+    name = f"{shards.prefix.name}.packed-{seq_len}-{shards.digest[:16]}"
+    return [shards.prefix.parent / name, _cache_folder() / name]
 
 
 def contiguous_cuts(starts: np.ndarray, lengths: np.ndarray, seq_len: int, num_windows: int) -> int:

@@ -92,7 +92,9 @@ class SentencePairs:
         self.shards, self.seq_len, self.seed = shards, seq_len, seed
         self.short_rate, self.mask_rate = short_rate, mask_rate
         self._room = seq_len - SPECIAL_TOKENS
-        self._tables = TokenTables.of(tokenizer.to_json())
+        if (tokenizer_json := tokenizer.to_json()) is None:
+            raise DataError("the tokenizer has no tokenizer.json, from which words and sentences are known.")
+        self._tables = TokenTables.of(tokenizer_json)
         self._places = DocumentSamples(shards, self._room)
         self.num_samples = self._places.total
         """Samples in one epoch."""

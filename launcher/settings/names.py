@@ -38,6 +38,16 @@ FOREIGN: dict[str, str] = {
         ),
         "data.skip.steps": "iterations_to_skip skip_iterations skip_batches skip_steps batches_to_skip",
         "data.validation": "valid_data val_data eval_data validation_data val_data_path eval_dataset",
+        "data.packing": "pack_sequences sequence_packing sample_packing packing_strategy packed_sequences",
+        "data.fim": "fill_in_the_middle infilling",
+        "data.fim.rate": "fim_rate",
+        "data.fim.spm_rate": "fim_spm_rate",
+        "data.fim.prefix": "fim_prefix_token fim_prefix",
+        "data.fim.middle": "fim_middle_token fim_middle",
+        "data.fim.suffix": "fim_suffix_token fim_suffix",
+        "data.separate_documents": (
+            "reset_attention_mask reset_position_ids intra_document_masking document_masking block_diagonal_attention"
+        ),
         "data.prefetch_batches": "prefetch_factor num_workers dataloader_num_workers",
         "train.steps": "max_steps max_iters train_iters num_steps total_steps num_train_steps training_steps",
         "train.stop_at_step": "exit_interval stop_step stop_after",

@@ -11,14 +11,14 @@ from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
-from launcher.mixtures import validation_mixture
+from launcher.mixtures import fill_in_the_middle, validation_mixture
 from launcher.train.left_out import skipped_steps
 
 PADDING = -1
 """Token id of the padding rows in a validation batch."""
 
 
-def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks: int) -> Loader:
+def train_loader(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer, data_rank: int, data_ranks: int) -> Loader:
     """Batches of one of the groups that share the data; UserError when the global batch does not divide among them."""
     batch, micro = config.train.global_batch_size, config.train.micro_batch_size
     unit = data_ranks * micro
@@ -28,7 +28,8 @@ def train_loader(config: RunConfig, mixture: Mixture, data_rank: int, data_ranks
             f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x "
             f"train.micro_batch_size={micro}; the nearest that do: {', '.join(map(str, near))}"
         )
-    return Loader(mixture, batch, data_rank, data_ranks, skipped_steps(config))
+    rearrange = fill_in_the_middle(config, tokenizer)
+    return Loader(mixture, batch, data_rank, data_ranks, skipped_steps(config), rearrange)
 
 
 def to_micro_batches(tokens: np.ndarray, micro_batch_size: int, device: torch.device) -> list[Tensor]:

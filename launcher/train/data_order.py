@@ -18,13 +18,18 @@ def data_order(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> dic
 
     Of the segments only those that have begun are part of what has been: see `past`.
     """
-    return {
+    order: dict[str, Any] = {
         "seed": config.seed,
         "seq_len": config.train.seq_len,
         "global_batch_size": config.train.global_batch_size,
         "tokenizer": tokenizer.digest,
         "segments": mixture_record(mixture),
     }
+    if config.data.packing != "contiguous":
+        order["packing"] = config.data.packing
+    if config.data.fim is not None:
+        order["fim"] = config.data.fim.model_dump(mode="json")
+    return order
 
 
 def mixture_record(mixture: Mixture) -> list[Any]:

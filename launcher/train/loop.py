@@ -55,7 +55,7 @@ class Trainer:
         left_out = leave_out(config, mixture)
         layout = layout_of(config, ranks.world_size)
         place = (layout.data_rank(ranks.rank), layout.data_ranks)
-        self.loader = train_loader(config, mixture, *place)
+        self.loader = train_loader(config, mixture, tokenizer, *place)
         self.validation = validation_set(config, tokenizer, *place)
         self.last_step = min(config.train.steps, config.train.stop_at_step or config.train.steps)
         start = take_over(config, ranks, ENGINES[config.engine.name].optimizer_kind, self.data_order)
