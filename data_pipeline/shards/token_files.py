@@ -55,7 +55,7 @@ class TokenFile:
 
     def read_into(self, offset: int, out: np.ndarray) -> None:
         """Fill `out`, contiguous, with the bytes from `offset` on. DataError when they are not there."""
-        left: np.ndarray = out.view(np.uint8)
+        left = out.view(np.uint8).data
         asked(len(left))
         while True:
             try:
