@@ -72,28 +72,7 @@ def hash_identity(identity: str) -> int:
     return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
 
 
-def to_document(
-    record: Any,
-    source: str,
-    position: int,
-    text_field: str,
-    id_field: str,
-    offset: int = 0,
-    language: str | None = None,
-) -> Document:
-    """Turn one record into a Document. ValueError, saying what is wrong, when it is not an object with a text."""
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object with a field {text_field!r}, found {type(record).__name__}")
-    if text_field not in record:
-        raise ValueError(no_field(text_field, list(record)))
-    text = record[text_field]
-    if not isinstance(text, str):
-        raise ValueError(f"field {text_field!r} holds {type(text).__name__}, not text")
-    identity = record.get(id_field)
-    return Document(text, source, position, None if identity is None else str(identity), offset, language)
-
-
 def no_field(text_field: str, fields: Sequence[str]) -> str:
     """Say that there is no text, and what there is."""
-    there = ", ".join(map(str, fields)) or "none"
+    there = ", ".join(str(field)[:100] for field in fields[:20]) or "none"
     return f"there is no field {text_field!r} (fields here: {there}); set text_field to the one with text"

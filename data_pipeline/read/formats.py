@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from data_pipeline.errors import DataError
-from data_pipeline.read import jsonl, parquet, txt
+from data_pipeline.read import arrow, csv_table, html_page, json_file, jsonl, parquet, txt, warc
 from data_pipeline.read.document import Broken, Document, Place
 from data_pipeline.read.input import COMPRESSIONS, Input, compression_of
 from data_pipeline.read.location import file_name, shown
@@ -26,8 +26,14 @@ class Format(NamedTuple):
 
 FORMATS = {
     "jsonl": Format(jsonl.read, jsonl.SUFFIXES, jsonl.identities, can_be_cut=True),
+    "json": Format(json_file.read, json_file.SUFFIXES),
+    "csv": Format(csv_table.read, csv_table.SUFFIXES),
+    "tsv": Format(csv_table.read_tabs, csv_table.TAB_SUFFIXES),
     "txt": Format(txt.read, txt.SUFFIXES),
     "parquet": Format(parquet.read, parquet.SUFFIXES, parquet.identities),
+    "arrow": Format(arrow.read, arrow.SUFFIXES),
+    "html": Format(html_page.read, html_page.SUFFIXES),
+    "warc": Format(warc.read, warc.SUFFIXES),
 }
 """By the name that the setting `format` takes."""
 _BY_SUFFIX = {suffix: format_ for format_ in FORMATS.values() for suffix in format_.suffixes}

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from data_pipeline.read.document import Broken, Document, to_document
+from data_pipeline.read.document import Broken, Document, no_field
 from data_pipeline.read.location import file_name, open_file, shown
 from data_pipeline.read.settings import FilesSource, Source
 
@@ -19,6 +20,8 @@ LIMIT = 1 << 27
 BLOCK = 1 << 16
 """Uncompressed bytes read at once: always as many, from the file's start, so that how much can be read before a
 damaged place never depends on where the reading began."""
+LARGEST = 1 << 34
+"""Bytes to which a compressed file may unpack that cannot be read from front to back (.parquet, .arrow)."""
 COMPRESSIONS = (".gz", ".zst")
 """How the name of a compressed file ends."""
 
@@ -35,8 +38,14 @@ class Input:
     """A path of this machine or a URL."""
     name: str
     """What documents call it: the same without credentials."""
-    source: Source
-    """The settings of its source."""
+    text_field: str = "text"
+    """Field of a record that holds the text."""
+    id_field: str = "id"
+    """Field of a record that holds the document's id."""
+    language: str | None = None
+    """Language of all documents, where the settings say it."""
+    encoding: str | None = None
+    """Encoding of text that has no rule of its own, where the settings say it."""
     advance: Callable[[int], object] = lambda consumed: None
     """Called with the bytes of disk consumed since its last call, for a progress bar."""
 
@@ -45,19 +54,13 @@ class Input:
         """`.gz`, `.zst` or nothing."""
         return compression_of(self.path)
 
-    @property
-    def encoding(self) -> str:
-        """Encoding of text that has no rule of its own."""
-        return (isinstance(self.source, FilesSource) and self.source.encoding) or "utf-8"
-
     def document(self, record: Any, position: int, offset: int = 0) -> Document | Broken:
         """Turn a record into a document, or say what is wrong with it."""
-        source = self.source
-        try:
-            fields = source.text_field, source.id_field
-            return to_document(record, self.name, position, *fields, offset, source.language)
-        except ValueError as error:
-            return self.broken(position, offset, str(error))
+        if type(record) is dict and type(text := record.get(self.text_field)) is str and len(text) <= LIMIT:
+            identity = record.get(self.id_field)
+            name = None if identity is None else str(identity)
+            return Document(text, self.name, position, name, offset, self.language)
+        return self.broken(position, offset, _no_document(record, self.text_field))
 
     def broken(self, position: int, offset: int, reason: str, excerpt: bytes = b"") -> Broken:
         """A record of this file that cannot be read."""
@@ -73,13 +76,43 @@ class Input:
     @contextlib.contextmanager
     def uncompressed(self) -> Iterator["io.BufferedReader[Any]"]:
         """The file's uncompressed bytes; reading raises Damaged where they end too early or make no sense."""
-        with self.opened() as raw, io.BufferedReader(cast(Any, _uncompressed(raw, self.compression)), BLOCK) as stream:
+        with (
+            self.opened() as raw,
+            io.BufferedReader(cast(Any, _uncompressed(raw, self.compression)), BLOCK) as stream,
+        ):
             yield stream
+
+    @contextlib.contextmanager
+    def seekable(self, counted: bool) -> Iterator[BinaryIO]:
+        """The file's uncompressed bytes, to read here and there; a compressed file is first unpacked into a nameless
+        temporary one. Damaged when it cannot be, or becomes larger than LARGEST. `counted`: as of `opened`."""
+        if not self.compression:
+            with self.opened(counted) as raw:
+                yield raw
+            return
+        with self.uncompressed() as stream, tempfile.TemporaryFile() as file:
+            while block := stream.read1(BLOCK):
+                if file.write(block) + file.tell() > LARGEST:
+                    raise Damaged(f"it unpacks to more than {LARGEST >> 30} GiB")
+            yield cast(BinaryIO, file)
 
 
 def input_of(path: str, source: Source, advance: Callable[[int], object] = lambda consumed: None) -> Input:
-    """What to read a file with."""
-    return Input(path, shown(path), source, advance)
+    """What to read a file of a source with."""
+    encoding = source.encoding if isinstance(source, FilesSource) else None
+    return Input(path, shown(path), source.text_field, source.id_field, source.language, encoding, advance)
+
+
+def _no_document(record: Any, text_field: str) -> str:
+    """Say why a record is no document."""
+    if not isinstance(record, dict):
+        return f"expected an object with a field {text_field!r}, found {type(record).__name__}"
+    if text_field not in record:
+        return no_field(text_field, list(record))
+    text = record[text_field]
+    if not isinstance(text, str):
+        return f"field {text_field!r} holds {type(text).__name__}, not text"
+    return f"the text is longer than {LIMIT >> 20} Mi characters"
 
 
 def compression_of(path: str) -> str:

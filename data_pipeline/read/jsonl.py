@@ -3,10 +3,9 @@
 import codecs
 from collections.abc import Iterator, Sequence
 
-import orjson
-
 from data_pipeline.read.document import Broken, Document, Place
 from data_pipeline.read.input import Input
+from data_pipeline.read.json_value import parse
 from data_pipeline.read.lines import BadLine, batches
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -18,14 +17,13 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
     for offset, lines in batches(file, start.offset, end):
         for line in lines:
             try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                item = _unreadable(file, line, position, offset, error)
-                if item is None:
+                item = file.document(parse(line), position, offset)
+            except ValueError as error:
+                found = _unreadable(file, line, position, offset, error)
+                if found is None:
                     offset += len(line) + 1
                     continue
-            else:
-                item = file.document(record, position, offset)
+                item = found
             yield item
             position += 1
             offset += len(line) + 1
@@ -40,18 +38,14 @@ def identities(file: Input, places: Sequence[Place]) -> Iterator[tuple[int, str]
             break
 
 
-def _unreadable(
-    file: Input, line: bytes, position: int, offset: int, error: orjson.JSONDecodeError
-) -> Document | Broken | None:
-    """What a line is that orjson does not take: nothing, the first after a byte order mark, or a broken record."""
+def _unreadable(file: Input, line: bytes, position: int, offset: int, error: ValueError) -> Document | Broken | None:
+    """What a line without a value is: nothing, the first one behind a byte order mark, or a broken record."""
     if isinstance(line, BadLine):
         return file.broken(position, offset, line.problem, line)
     if offset == 0 and line.startswith(codecs.BOM_UTF8):
         line = line.removeprefix(codecs.BOM_UTF8)
         try:
-            return file.document(orjson.loads(line), position)
-        except orjson.JSONDecodeError as without_mark:
+            return file.document(parse(line), position)
+        except ValueError as without_mark:
             error = without_mark
-    if not line.strip():
-        return None
-    return file.broken(position, offset, f"not valid JSON ({error})", line)
+    return file.broken(position, offset, str(error), line) if line.strip() else None

@@ -1,6 +1,5 @@
 """Parquet: one row is one document, read a batch of rows at a time."""
 
-import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
@@ -10,31 +9,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.read.document import Broken, Document, Place, identity_of, no_field
-from data_pipeline.read.input import Input, is_damage
+from data_pipeline.read.input import Damaged, Input, is_damage
+from data_pipeline.read.rows import UNREADABLE, documents, value_of
 
 SUFFIXES = (".parquet",)
-_ROWS = 1024
+
+_MOST_ROWS = 1024
+_FEWEST_ROWS = 8
+_MOST_BYTES = 1 << 28
+_BUFFER = 1 << 20
 
 
 def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
-    """Yield the rows from `start` on. Only the columns with the text and the id are read."""
+    """Yield the rows from number `start.position` on. Only the columns with the text and the id are read."""
     position = start.position
     try:
-        with file.opened(counted=False) as raw, pq.ParquetFile(raw) as table:
+        with file.seekable(counted=False) as raw, _table(raw) as table:
             names = table.schema_arrow.names
-            if file.source.text_field not in names:
-                yield file.broken(0, 0, no_field(file.source.text_field, names))
+            if file.text_field not in names:
+                yield file.broken(0, 0, no_field(file.text_field, names))
                 return
-            columns = [name for name in {file.source.text_field, file.source.id_field} if name in names]
-            first, size, rows = 0, raw.seek(0, 2), max(1, table.metadata.num_rows)
-            for batch in table.iter_batches(_ROWS, columns=columns):
-                file.advance(size * batch.num_rows // rows)
-                skip, first = max(0, start.position - first), first + batch.num_rows
-                batch = batch.slice(skip)
-                for row in zip(*batch.columns, strict=True):
-                    yield _document(file, dict(zip(batch.schema.names, row, strict=True)), position)
-                    position += 1
-    except (pa.ArrowException, OSError) as error:
+            for batch, first in _batches(file, raw, table, position):
+                for item in documents(file, batch.slice(max(0, position - first)), max(first, position)):
+                    yield item
+                    position = item.position + 1
+    except (Damaged, OSError, *UNREADABLE) as error:
         if not is_damage(error):
             raise
         yield file.broken(position, 0, f"not a readable parquet file ({error}); fetch it again")
@@ -42,23 +41,60 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
 
 def identities(file: Input, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
     """Yield (position, identity) of the rows at the places, in ascending order; reads ids, of their row groups only."""
-    id_field = file.source.id_field
-    with file.opened() as raw, pq.ParquetFile(raw) as table:
-        groups = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+    with file.seekable(counted=False) as raw, _table(raw) as table:
+        groups = _rows_of_groups(table)
         ends = list(accumulate(groups))
-        inside = [place.position for place in places if place.position < table.metadata.num_rows]
+        inside = [place.position for place in places if place.position < sum(groups)]
         for group, positions in groupby(inside, key=lambda position: bisect_right(ends, position)):
             ids = None
-            if id_field in table.schema_arrow.names:
-                ids = table.read_row_group(group, columns=[id_field]).column(id_field)
+            if file.id_field in table.schema_arrow.names:
+                ids = table.read_row_group(group, columns=[file.id_field]).column(file.id_field)
             for position in positions:
-                with contextlib.suppress(ValueError, OverflowError):
-                    id_ = ids[position - ends[group] + groups[group]].as_py() if ids is not None else None
+                id_ = value_of(ids[position - ends[group] + groups[group]]) if ids is not None else None
+                if not isinstance(id_, Exception):
                     yield position, identity_of(id_, file.name, position)
 
 
-def _document(file: Input, row: dict[str, Any], position: int) -> Document | Broken:
-    try:
-        return file.document({name: value.as_py() for name, value in row.items()}, position)
-    except (ValueError, OverflowError) as error:
-        return file.broken(position, 0, f"row {position}: {error}")
+def _table(raw: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        raw, read_dictionary=dictionaries, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+    )
+
+
+def _rows_of_groups(table: pq.ParquetFile) -> list[int]:
+    return [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+
+
+def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Yield (batch, number of its first row) from the one with row `start` on. Batches begin anew in each row group,
+    so that what is readable before a damaged place does not depend on `start`."""
+    columns = [name for name in (file.text_field, file.id_field) if name in table.schema_arrow.names]
+    groups, first = _rows_of_groups(table), 0
+    size = 0 if file.compression else raw.seek(0, 2)
+    for group, rows in enumerate(groups):
+        if first + rows > start:
+            reader, count = _plan(raw, table, group, columns)
+            here = first
+            for batch in reader.iter_batches(count, row_groups=[group], columns=columns):
+                if here + batch.num_rows > start:
+                    yield batch, here
+                here += batch.num_rows
+        first += rows
+        file.advance(size * rows // max(1, sum(groups)))
+
+
+def _plan(raw: Any, table: pq.ParquetFile, group: int, columns: list[str]) -> tuple[pq.ParquetFile, int]:
+    """How to read a row group without holding much more than _MOST_BYTES: the reader, and the rows of a batch.
+
+    A column with a dictionary may hold one large text a million times in a few bytes. Where so many rows as are worth
+    a batch could each be the largest text there is, the texts stay in the dictionary, which takes three times as long.
+    """
+    chunks = [table.metadata.row_group(group).column(number) for number in range(table.metadata.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+    size = max(1, sum(chunk.total_uncompressed_size for chunk in chunks))
+    rows = max(1, table.metadata.row_group(group).num_rows)
+    if not any(chunk.has_dictionary_page for chunk in chunks):
+        return table, max(1, min(_MOST_ROWS, _MOST_BYTES // 4 * rows // size))
+    if _MOST_BYTES // size >= _FEWEST_ROWS:
+        return table, min(_MOST_ROWS, _MOST_BYTES // size)
+    return _table(raw, columns), max(1, min(_MOST_ROWS, _MOST_BYTES // 4 * rows // size))

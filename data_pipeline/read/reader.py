@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from data_pipeline.errors import DataError
 from data_pipeline.read.document import BEGINNING, Broken, Document, Place
 from data_pipeline.read.formats import format_of
 from data_pipeline.read.input import Damaged, compression_of, input_of
 from data_pipeline.read.lines import blocks
 from data_pipeline.read.location import shown
+from data_pipeline.read.rows import UNREADABLE
 from data_pipeline.read.settings import FilesSource, Source
 
 
@@ -58,7 +57,7 @@ def read_identities(
     """
     settings = FilesSource(kind="files", files=["-"], text_field=text_field, id_field=id_field)
     found: dict[int, str] = {}
-    with contextlib.suppress(OSError, DataError, pa.ArrowException):
+    with contextlib.suppress(OSError, DataError, *UNREADABLE):
         for position, identity in _identities(source, sorted(Place(*place) for place in places), settings):
             found[position] = identity
     return found

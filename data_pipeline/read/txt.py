@@ -16,7 +16,7 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
         return
     try:
         data = whole(file)
-        yield Document(decode(data, file.encoding), file.name, 0, file_name(file.path), 0, file.source.language)
+        yield Document(decode(data, file.encoding or "utf-8"), file.name, 0, file_name(file.path), 0, file.language)
     except (Damaged, ValueError) as error:
         yield file.broken(0, 0, str(error))
 

@@ -172,6 +172,6 @@ def test_what_is_not_there_is_named(tmp_path: Path):
     for pattern in (tmp_path / "no.jsonl", tmp_path / "*.jsonl", tmp_path):
         with pytest.raises(DataError, match=str(tmp_path).replace("*", r"\*")):
             expand([pattern])
-    (tmp_path / "a.csv").write_text("")
-    with pytest.raises(DataError, match=r"a\.csv.*\.parquet"):
-        expand([tmp_path / "a.csv"])
+    (tmp_path / "a.pdf").write_text("")
+    with pytest.raises(DataError, match=r"a\.pdf.*\.parquet"):
+        expand([tmp_path / "a.pdf"])

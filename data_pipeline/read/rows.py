@@ -1,0 +1,43 @@
+"""Rows of Arrow's columns to documents."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipeline.read.document import Broken, Document
+from data_pipeline.read.input import Input
+
+UNREADABLE = (pa.ArrowException, ValueError, LookupError, OverflowError)
+"""What Arrow raises for bytes that make no sense, besides an OSError without a number."""
+_AT_ONCE = 1 << 24
+
+
+def documents(file: Input, batch: pa.RecordBatch, position: int) -> Iterator[Document | Broken]:
+    """Yield a document for each row of a batch; `position` is the number of the first."""
+    fields = [name for name in (file.id_field, file.text_field) if name in batch.schema.names]
+    columns = [_values(batch.column(batch.schema.names.index(name))) for name in fields]
+    for number, row in enumerate(zip(*columns, strict=True), start=position):
+        errors = [value for value in row if isinstance(value, Exception)]
+        if errors:
+            yield file.broken(number, 0, f"row {number}: {errors[0]}")
+        else:
+            yield file.document(dict(zip(fields, row, strict=True)), number)
+
+
+def _values(column: pa.Array) -> Iterator[Any]:
+    """The values of a column; for one that cannot be read, the error."""
+    if column.nbytes < _AT_ONCE and not pa.types.is_dictionary(column.type):
+        try:
+            return iter(column.to_pylist())
+        except UNREADABLE:
+            pass
+    return map(value_of, column)
+
+
+def value_of(scalar: pa.Scalar) -> Any:
+    """A value as Python has it; the error of one that cannot be read."""
+    try:
+        return scalar.as_py()
+    except UNREADABLE as error:
+        return error
