@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.clean.view import View
-from data_pipeline.units import finalize
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -26,12 +25,16 @@ def too_repetitive(view: View, tops: Mapping[int, float], duplicates: Mapping[in
     """Why the text repeats itself too much, if it does: for n units, the greatest shares of its characters in the
     commonest n-gram, and in n-grams that are an earlier one again."""
     size = len(view.text)
+    least, last_top = min(duplicates.values(), default=1.0), max(tops, default=0)
     for repeated in repeated_ngrams(view, max([*tops, *duplicates], default=1)):
-        top, duplicate = tops.get(repeated.n), duplicates.get(repeated.n)
+        top, duplicate = tops.get(repeated.n), duplicates.get(repeated.n, 1.0)
         if top is not None and _top(view, repeated) > top * size:
             return f"more than {top:g} of the characters are in one {repeated.n}-gram"
-        if duplicate is not None and _again(view, repeated) > duplicate * size:
+        covered = _covered(view, repeated)
+        if covered > duplicate * size and _again(view, repeated) > duplicate * size:
             return f"more than {duplicate:g} of the characters are in duplicate {repeated.n}-grams"
+        if repeated.n >= last_top and covered <= least * size:
+            return None  # longer n-grams cover no more
     return None
 
 
@@ -43,26 +46,31 @@ def repeated_ngrams(view: View, longest: int) -> Iterator[Repeated]:
     hashes = view.hashes
     places, grams = np.arange(len(hashes)), hashes
     for n in range(2, longest + 1):
-        inside = places + n <= len(hashes)
-        places = places[inside]
-        grams = finalize(grams[inside] * _ODD + hashes[places + n - 1])
-        groups, more = _groups(grams)
-        places, grams = places[more], grams[more]
-        if not len(places):
+        if len(places) and places[-1] + n > len(hashes):
+            places, grams = places[:-1], grams[:-1]
+        grams = grams * _ODD + hashes[places + (n - 1)]
+        more, groups = _groups(grams)
+        if not len(more):
             return
-        yield Repeated(n, places, groups[more])
+        places, grams = places[more], grams[more]
+        yield Repeated(n, places, groups)
 
 
-def _groups(grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """[grams] The same number for the same hash, and [grams] whether another one has it."""
-    order = np.argsort(grams)
+def _groups(grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[repeated] Which of the hashes are there more than once, and [repeated] the same number for the same hash."""
+    order = grams.argsort()
     ordered = grams[order]
-    same = np.zeros(len(grams) + 1, bool)
-    same[1:-1] = ordered[1:] == ordered[:-1]
-    groups, more = np.empty(len(grams), np.int64), np.empty(len(grams), bool)
-    groups[order] = np.cumsum(~same[:-1])
-    more[order] = same[:-1] | same[1:]
-    return groups, more
+    same = ordered[1:] == ordered[:-1]
+    if not same.any():
+        return order[:0], order[:0]
+    more, first = np.zeros(len(grams), bool), np.ones(len(grams), bool)
+    more[1:] = same
+    more[:-1] |= same
+    first[1:] = ~same
+    places = order[more]
+    groups = first.cumsum()[more]
+    again = places.argsort()
+    return places[again], groups[again]
 
 
 def _top(view: View, repeated: Repeated) -> int:
@@ -74,6 +82,14 @@ def _top(view: View, repeated: Repeated) -> int:
     starts, ends = view.spans
     length = int((ends[first : first + repeated.n] - starts[first : first + repeated.n]).sum()) + repeated.n - 1
     return most * length
+
+
+def _covered(view: View, repeated: Repeated) -> int:
+    """Characters in repeated n-grams, also in the first of each: no fewer than `_again` counts."""
+    starts, ends = view.spans
+    begin, end = starts[repeated.places], ends[repeated.places + (repeated.n - 1)]
+    end[:-1] = np.minimum(end[:-1], begin[1:])
+    return int((end - begin).sum())
 
 
 def _again(view: View, repeated: Repeated) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from data_pipeline.clean.pii_addresses import ipv4, ipv6, mails
-from data_pipeline.clean.pii_numbers import card, chinese_id, digit_runs, ibans, long_runs, phone
+from data_pipeline.clean.pii_numbers import candidates, card, chinese_id, digit_runs, ibans, phone
 from data_pipeline.clean.step import Step, StepSettings, with_text
 from data_pipeline.clean.view import view_of
 from data_pipeline.read import Document
@@ -41,24 +41,13 @@ class Pii(StepSettings):
         def step(document: Document) -> Document:
             text = document.text
             for _ in range(_ROUNDS):
-                masked = self._mask(text)
-                if masked == text:
-                    break
-                text = masked
+                found = self._find(text)
+                text = _masked(text, found)
+                if all(mask == self.mail for _, _, mask in found):
+                    break  # a masked number may leave another one standing free; a masked mail address does not
             return with_text(document, text)
 
         return step
-
-    def _mask(self, text: str) -> str:
-        found = sorted(self._find(text))
-        if not found:
-            return text
-        parts, done = [], 0
-        for start, end, mask in found:
-            if start >= done:
-                parts += [text[done:start], mask]
-                done = end
-        return "".join([*parts, text[done:]])
 
     def _find(self, text: str) -> list[tuple[int, int, str]]:
         found = [(*span, self.mail) for span in mails(text)] if self.mail is not None and "@" in text else []
@@ -71,13 +60,23 @@ class Pii(StepSettings):
         if self.iban is not None:
             found += [(*span, self.iban) for span in ibans(text, codepoints, starts, ends)]
         kinds = self._numbers()
-        for start in long_runs(starts, ends) if kinds else ():
+        for start in candidates(codepoints, starts, ends) if kinds else ():
             found += _first(text, start, kinds)
         return found
 
     def _numbers(self) -> Kinds:
         wanted = ((card, self.card), (chinese_id, self.chinese_id), (phone, self.phone))
         return [(find, mask) for find, mask in wanted if mask is not None]
+
+
+def _masked(text: str, found: list[tuple[int, int, str]]) -> str:
+    """The text with masks; of spans that overlap the one that begins first counts, then the longer one."""
+    parts, done = [], 0
+    for start, end, mask in sorted(found, key=lambda span: (span[0], -span[1])):
+        if start >= done:
+            parts += [text[done:start], mask]
+            done = end
+    return "".join([*parts, text[done:]]) if parts else text
 
 
 def _first(text: str, start: int, kinds: Kinds) -> list[tuple[int, int, str]]:

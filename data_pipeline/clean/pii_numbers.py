@@ -13,6 +13,8 @@ Places = NDArray[np.int64]
 
 _GAP = 2
 """Most characters between two runs of digits of one number, as in (555) 123."""
+_SEPARATORS = np.zeros(128, bool)
+_SEPARATORS[list(b" .-()+")] = True
 _SHORTEST = 9
 """Fewest digits in a number that is looked for."""
 
@@ -45,13 +47,20 @@ def digit_runs(codepoints: Codepoints) -> tuple[Places, Places]:
     return edges[::2], edges[1::2]
 
 
-def long_runs(starts: Places, ends: Places) -> list[int]:
-    """Starts of the runs that could begin a number: with those close behind they have enough digits."""
+def candidates(codepoints: Codepoints, starts: Places, ends: Places) -> list[int]:
+    """Starts of the runs that could begin a number: as long as one, or with enough digits close behind."""
+    lengths = ends - starts
     fresh = np.ones(len(starts), bool)
-    fresh[1:] = starts[1:] - ends[:-1] > _GAP
-    cluster = np.cumsum(fresh) - 1
-    digits = np.bincount(cluster, weights=ends - starts)
-    return starts[digits[cluster] >= _SHORTEST].tolist()
+    near = starts[1:] - ends[:-1] <= _GAP
+    fresh[1:] = ~(near & _between(codepoints[ends[:-1]]) & _between(codepoints[starts[1:] - 1]))
+    cluster = fresh.cumsum() - 1
+    enough = np.bincount(cluster, weights=lengths)[cluster] >= _SHORTEST
+    return starts[enough].tolist()
+
+
+def _between(codepoints: Codepoints) -> NDArray[np.bool_]:
+    """Which of the characters may be between the digits of a number."""
+    return _SEPARATORS[np.minimum(codepoints, 127)]
 
 
 def card(text: str, start: int) -> Span | None:
