@@ -22,6 +22,10 @@ Origin = Literal["megamodel", "megatron", "datatrove", "dolma", "mds", "litdata"
 """Whose tokens they are: ours, or another program's, whose files are read where they lie or were converted."""
 
 
+_FOREIGN = ("_text_document.idx", ".idx", ".ds", ".npy", "/index.json")
+"""What may stand after a prefix where other software wrote tokens."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -210,7 +214,10 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _hint(path: Path) -> str:
-    """Name the shard sets that do exist in that folder."""
+    """Name the shard sets that do exist in that folder, or say how other software's tokens become one."""
+    prefix = str(path).removesuffix(SUFFIX)
+    if any(Path(prefix + end).exists() for end in _FOREIGN):
+        return f" There are token files of other software: `megamodel data import {prefix}` makes a shard set of them."
     nearby = sorted(p.name.removesuffix(SUFFIX) for p in path.parent.glob(f"*{SUFFIX}"))[:5]
     return f" In {path.parent} there are: {', '.join(nearby)}." if nearby else ""
 

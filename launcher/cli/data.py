@@ -24,12 +24,16 @@ _FEW_TOKENS = 2049
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    from launcher.cli.data_foreign import export_tokens, import_tokens
+
     sub = typer.Typer(no_args_is_help=True, help="Prepare, inspect and verify token shards.")
     sub.command("prepare")(prepare)
     sub.command("train-tokenizer")(train_tokenizer)
     sub.command("tokenize")(tokenize)
     sub.command("inspect")(inspect)
     sub.command("verify")(verify)
+    sub.command("import")(import_tokens)
+    sub.command("export")(export_tokens)
     app.add_typer(sub, name="data")
 
 
@@ -54,7 +58,7 @@ def prepare(
             "longer than that can be made of it: raise validation_fraction or add documents.",
             err=True,
         )
-    _show_sets({str(done.out / name): manifest for name, manifest in done.sets.items()}, as_json)
+    show_sets({str(done.out / name): manifest for name, manifest in done.sets.items()}, as_json)
 
 
 def train_tokenizer(
@@ -89,7 +93,7 @@ def tokenize(
     from data_pipeline.tokenizer import Tokenizer
 
     manifest = run(files, Tokenizer.load(tokenizer), out, text_field, id_field, tokens_per_shard, force)
-    _show_sets({out: manifest}, as_json)
+    show_sets({out: manifest}, as_json)
 
 
 def inspect(
@@ -109,7 +113,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps({**_summary(shards.manifest), "first_documents": found}, ensure_ascii=False))
         return
-    _show_sets({prefix: shards.manifest}, as_json=False)
+    show_sets({prefix: shards.manifest}, as_json=False)
     for document in found:
         typer.echo(
             f"\n{document['source']}:{document['record']}  {document['num_tokens']} tokens\n  {document['text']}"
@@ -136,15 +140,16 @@ def verify(prefix: Prefix, as_json: AsJson = False) -> None:
         typer.echo(f"{prefix} is whole: {counts}, every byte as its manifest says.")
 
 
-def _summary(manifest: "Manifest") -> dict[str, int | float | str]:
+def _summary(manifest: "Manifest") -> dict[str, int | float | str | None]:
     """The numbers of a manifest that a person asks for."""
     return {
+        "origin": manifest.origin,
         "documents": manifest.num_documents,
         "empty_documents": manifest.num_empty_documents,
         "tokens": manifest.num_tokens,
         "eos_tokens": manifest.num_eos_tokens,
         "text_bytes": manifest.text_bytes,
-        "bytes_per_token": round(manifest.text_bytes / max(1, manifest.num_tokens - manifest.num_eos_tokens), 4),
+        "bytes_per_token": _bytes_per_token(manifest),
         "vocab_size": manifest.vocab_size,
         "dtype": manifest.dtype,
         "shards": len(manifest.shards),
@@ -153,7 +158,14 @@ def _summary(manifest: "Manifest") -> dict[str, int | float | str]:
     }
 
 
-def _show_sets(sets: dict[str, "Manifest"], as_json: bool) -> None:
+def _bytes_per_token(manifest: "Manifest") -> float | None:
+    """Nothing for imported tokens, whose text is not known."""
+    if not manifest.text_bytes:
+        return None
+    return round(manifest.text_bytes / max(1, manifest.num_tokens - manifest.num_eos_tokens), 4)
+
+
+def show_sets(sets: dict[str, "Manifest"], as_json: bool) -> None:
     """Print one column a shard set."""
     from rich.console import Console
     from rich.table import Column, Table
@@ -169,6 +181,8 @@ def _show_sets(sets: dict[str, "Manifest"], as_json: bool) -> None:
     Console().print(table)
 
 
-def _short(value: float | str) -> str:
+def _short(value: float | str | None) -> str:
     """Thousands apart; a digest by its beginning."""
+    if value is None:
+        return "unknown"
     return f"{value:,}" if not isinstance(value, str) else value[:16]

@@ -2,5 +2,6 @@
 
 from data_pipeline.shards.foreign.bring_in import Imported, bring_in
 from data_pipeline.shards.foreign.find import FORMATS, Found, find
+from data_pipeline.shards.foreign.send_out import EXPORTS, send_out
 
-__all__ = ["FORMATS", "Found", "Imported", "bring_in", "find"]
+__all__ = ["EXPORTS", "FORMATS", "Found", "Imported", "bring_in", "find", "send_out"]

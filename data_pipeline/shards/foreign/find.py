@@ -24,6 +24,14 @@ class Found(NamedTuple):
     files: list[Path]
     """The token files, sorted; the folder's index.json for mds and litdata."""
 
+    @property
+    def size(self) -> int:
+        """Bytes to read, about."""
+        files = self.files
+        if self.format in ("mds", "litdata"):
+            files = [path for path in self.files[0].parent.rglob("*") if path.is_file()]
+        return sum(file.stat().st_size for file in files)
+
 
 def find(source: str | Path, wanted: str | None = None) -> Found:
     """Find what `source` names: a file, a folder, or a prefix such as data/books for books_text_document.bin.
