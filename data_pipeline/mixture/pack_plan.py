@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from data_pipeline.errors import DataError
 from data_pipeline.mixture.packing import PIECE
@@ -71,7 +71,9 @@ class OpenPlan:
         try:
             self.plan = PackPlan.model_validate_json((folder / DESCRIPTION).read_bytes())
             self.pieces, self.windows, self.blocks = (self._map(name) for name in ROWS)
-        except (OSError, ValueError) as error:
+        except ValidationError as error:
+            raise self.damaged(f"{DESCRIPTION}: {error.errors()[0]['msg']}") from error
+        except (OSError, ValueError, KeyError) as error:
             raise self.damaged(str(error)) from error
         if (self.plan.seq_len, self.plan.content_sha256) != (seq_len, shards.digest):
             raise self.damaged("it is for other tokens or another length")
