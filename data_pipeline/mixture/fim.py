@@ -48,8 +48,6 @@ class FillInTheMiddle:
             samples: the sample indices of the rows, int64 [n].
         """
         row, first, end = _texts(rows, self.eos_id)
-        usable = (end - first >= SHORTEST_TEXT) & _all_targets(rows, row, first + 1, end)
-        row, first, end = row[usable], first[usable], end[usable]
         chosen = uniform(self.seed, "fim", samples[row], first) < self.rate
         row, first, end = row[chosen], first[chosen], end[chosen]
         spm = uniform(self.seed, "fim spm", samples[row], first) < self.spm_rate
@@ -69,18 +67,19 @@ class FillInTheMiddle:
 
 
 def _texts(rows: np.ndarray, eos_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find what stands before, between and after end-of-document tokens: rows, first columns, ends; int64 [m] each."""
+    """Find the texts to rearrange between ends of documents: their rows, first columns and ends, int64 [m] each.
+
+    They are long enough, and all their tokens but the first are targets.
+    """
     ends = np.ones((rows.shape[0], rows.shape[1] + 1), bool)
     np.logical_or(rows == eos_id, rows == ~eos_id, out=ends[:, :-1])
     row, end = np.nonzero(ends)
     first = np.zeros_like(end)
     same = row[1:] == row[:-1]
     first[1:][same] = end[:-1][same] + 1
-    return row, first, end
-
-
-def _all_targets(rows: np.ndarray, row: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Say of each stretch of columns whether all its tokens are targets, bool [m]."""
-    before = np.zeros((rows.shape[0], rows.shape[1] + 1), np.int64)
-    np.cumsum(rows < 0, axis=1, out=before[:, 1:])
-    return before[row, np.maximum(first, end)] == before[row, np.minimum(first, end)]
+    long = end - first >= SHORTEST_TEXT
+    row, first, end = row[long], first[long], end[long]
+    not_targets = np.zeros_like(ends, np.int64)
+    np.cumsum(rows < 0, axis=1, out=not_targets[:, 1:])
+    wanted = not_targets[row, first + 1] == not_targets[row, end]
+    return row[wanted], first[wanted], end[wanted]
