@@ -48,10 +48,10 @@ class SourceConfig(Settings):
     the path where two sources end in the same."""
 
 
-class ExplicitWeights(Settings):
-    """Weights as they are given."""
+class TokenWeights(Settings):
+    """Weights that count tokens."""
 
-    kind: Literal["explicit"] = "explicit"
+    kind: Literal["tokens"] = "tokens"
     """Selects this weighting."""
 
 
@@ -74,7 +74,7 @@ class TemperatureWeights(Settings):
     """What of a source is counted."""
 
 
-Weighting = Annotated[ExplicitWeights | DocumentWeights | TemperatureWeights, Field(discriminator="kind")]
+Weighting = Annotated[TokenWeights | DocumentWeights | TemperatureWeights, Field(discriminator="kind")]
 
 
 class SegmentConfig(Settings):
@@ -147,9 +147,10 @@ class DataConfig(Settings):
     """Folder of the tokenizer (tokenizer.json) that made the shards; its digest must equal the one in each manifest."""
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     """The shard sets of the training mixture, and their weights from its beginning on."""
-    weighting: Weighting = ExplicitWeights()
-    """What the weights mean. explicit: shares of the tokens, as given; documents: shares of the documents, so that a
-    source of longer ones gives more tokens; temperature: they multiply what follows from the sources' sizes."""
+    weighting: Weighting = TokenWeights()
+    """What the weights mean. tokens: shares of the tokens, as given; documents: shares of the documents, so that a
+    source of longer ones gives more tokens; temperature: they multiply what follows from the sources' sizes. In
+    proportion to the sizes: temperature 1."""
     segments: list[SegmentConfig] = []
     """Changes of the weights, in the order in which they come. A segment that lies in the future may be appended,
     changed or removed between two starts of a run; what the run has read may not."""

@@ -14,7 +14,7 @@ from data_pipeline.mixture.pack_build import find_plan
 from data_pipeline.mixture.segments import Segments, Weight
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
-from launcher.config import ExplicitWeights, RunConfig, SourceConfig, stretch
+from launcher.config import RunConfig, SourceConfig, TokenWeights, stretch
 from launcher.errors import UserError
 from launcher.mixtures import fill_in_the_middle, first_sample, labels, segments, source_named
 from launcher.problems import Problem, error, note
@@ -226,7 +226,7 @@ def _reading(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
     """How often the run goes through each source, over all segments."""
     kinds = [config.data.weighting, *(s.weighting for s in config.data.segments if s.weighting is not None)]
     sets = [shards for shards in opened.sets if shards is not None]
-    if len(sets) < len(opened.sets) and any(not isinstance(kind, ExplicitWeights) for kind in kinds):
+    if len(sets) < len(opened.sets) and any(not isinstance(kind, TokenWeights) for kind in kinds):
         return  # the weights follow from all of them
     found = segments(config, sets)
     schedule = _schedule(found)
