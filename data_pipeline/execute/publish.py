@@ -39,7 +39,7 @@ def publish(job: Job, stamp: bytes, stamp_name: str, timings: Timings) -> None:
     for name in set_names(job.config):
         write_manifest(new / name, _manifest(job, name, counts))
     _join_broken(job, new / BROKEN)
-    write_atomically(new / COUNTS, json.dumps(counts, indent=1, ensure_ascii=False).encode())
+    write_atomically(new / COUNTS, json.dumps(counts, indent=1, ensure_ascii=False, sort_keys=True).encode())
     write_atomically(new / stamp_name, stamp)
     if out.exists():
         shutil.rmtree(job.root / "old", ignore_errors=True)

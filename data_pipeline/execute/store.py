@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import zstandard
 
+from data_pipeline.dedup.shingles import batches
 from data_pipeline.errors import DataError
 from data_pipeline.read import Document
 
@@ -15,6 +16,8 @@ DOCUMENTS, BLOCKS = "documents.zst", "blocks.bin"
 BLOCK = np.dtype([("end", "<u8"), ("rows", "<u8"), ("raw", "<u8")])
 """Of each block: the byte after it, the number of documents up to its end, and its uncompressed bytes."""
 _LEVEL = 1
+_BLOCK_CHARACTERS = 1 << 17
+"""About as many are in a block. Candidates for near duplicates are read one here, one there: each costs a block."""
 
 
 class StoreWriter:
@@ -28,7 +31,11 @@ class StoreWriter:
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
 
     def add(self, documents: Sequence[Document]) -> None:
-        """Append one block."""
+        """Append documents, as a block or several."""
+        for block in batches(documents, lambda document: len(document.text), _BLOCK_CHARACTERS):
+            self._add(block)
+
+    def _add(self, documents: Sequence[Document]) -> None:
         raw = b"\n".join(orjson.dumps(self._row(document)) for document in documents)
         data = self._compressor.compress(raw)
         self._documents.write(data)
@@ -69,20 +76,23 @@ class Store:
         """Yield (row, text) of some rows, ascending; each block is read once."""
         blocks = np.searchsorted(self.blocks["rows"], rows, side="right")
         for block in np.unique(blocks).tolist():
-            stored, first = self._read(block), self.first_row(block)
-            yield from ((row, stored[row - first][0]) for row in rows[blocks == block].tolist())
+            wanted, first = rows[blocks == block].tolist(), self.first_row(block)
+            stored = self._read(block, [row - first for row in wanted])
+            yield from ((row, document[0]) for row, document in zip(wanted, stored, strict=True))
 
     def _start(self, number: int) -> int:
         return int(self.blocks["end"][number - 1]) if number else 0
 
-    def _read(self, number: int) -> list[list[Any]]:
+    def _read(self, number: int, places: Sequence[int] | None = None) -> list[list[Any]]:
+        """The documents of a block, or those at some places in it: only what is wanted is parsed."""
         start = self._start(number)
         try:
             with self._path.open("rb") as file:
                 file.seek(start)
                 data = file.read(self.block_bytes(number))
             raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=int(self.blocks["raw"][number]))
-            return [orjson.loads(line) for line in raw.split(b"\n")] if raw else []
+            lines = raw.split(b"\n") if raw else []
+            return [orjson.loads(line) for line in (lines if places is None else map(lines.__getitem__, places))]
         except (zstandard.ZstdError, ValueError, OSError) as error:
             raise DataError(
                 f"{self._path} is damaged at byte {start:,} ({error}); remove its folder and give the command again."

@@ -5,7 +5,7 @@ whoever made it and when; after a change of the settings or the files only what 
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -20,12 +20,12 @@ from typing import Any, BinaryIO
 import orjson
 
 from data_pipeline.errors import DataError
+from data_pipeline.execute.claim import claimed, cut_back, machine
 from data_pipeline.files import sync_folder, write_atomically
 
 RESULT = "result.json"
 _PROGRESS = "progress.json"
 _SECONDS_BETWEEN_RECORDS = 3.0
-_LOCK_SECONDS = 10.0
 
 
 def digest_of(spec: Any) -> str:
@@ -76,12 +76,13 @@ class TaskFolder:
     def __init__(self, task: Task) -> None:
         """Use `working_on`."""
         self.task = task
-        self.path = task.folder.with_name(task.folder.name + ".partial")
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = claimed(task.folder)
         self._files: dict[str, BinaryIO] = {}
         self.state: dict[str, Any] | None = self._restore()
         """What was last recorded; None at a beginning."""
         self._recorded = self._started = time.monotonic()
+        if self.state is not None:
+            self.record(self.state)  # from here on the files are this machine's
 
     def file(self, name: str) -> BinaryIO:
         """A file to append to."""
@@ -99,17 +100,19 @@ class TaskFolder:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        sizes = {name: file.tell() for name, file in self._files.items()}
+        self._sizes |= {name: file.tell() for name, file in self._files.items()}
         seconds = self._seconds()
-        data = orjson.dumps({"sizes": sizes, "seconds": seconds, "state": state}, option=orjson.OPT_NON_STR_KEYS)
-        write_atomically(self.path / _PROGRESS, data)
+        progress = {"sizes": self._sizes, "seconds": seconds, "state": state, "machine": machine()}
+        write_atomically(self.path / _PROGRESS, orjson.dumps(progress, option=orjson.OPT_NON_STR_KEYS))
         self._recorded = time.monotonic()
 
     def finish(self, result: dict[str, Any], remove: Sequence[str] = ()) -> None:
         """Close the files and let the folder appear under its own name, without the files to `remove`."""
-        for file in self._files.values():
+        for name, file in self._files.items():
             file.flush()
             os.fsync(file.fileno())
+            if not os.path.samestat(os.fstat(file.fileno()), (self.path / name).stat()):
+                raise OSError(errno.ESTALE, "another process took this task over", str(self.path))
             file.close()
         self._files.clear()
         for name in remove:
@@ -117,8 +120,17 @@ class TaskFolder:
         result = {**result, "seconds": round(self._seconds(), 3)}
         write_atomically(self.path / RESULT, json.dumps(result, ensure_ascii=False).encode())
         (self.path / _PROGRESS).unlink(missing_ok=True)
-        self.path.rename(self.task.folder)
+        self._appear()
         sync_folder(self.task.folder.parent)
+
+    def _appear(self) -> None:
+        """Rename the folder; when another process was faster, its result is the same."""
+        try:
+            self.path.rename(self.task.folder)
+        except OSError:
+            if not self.task.done:
+                raise
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def abandon(self) -> None:
         """Close the files; what was recorded stays."""
@@ -132,35 +144,36 @@ class TaskFolder:
     def _restore(self) -> dict[str, Any] | None:
         """Cut the files back to the last record; without one, begin with an empty folder."""
         self._before = 0.0
+        self._sizes: dict[str, int] = {}
         try:
             progress = orjson.loads((self.path / _PROGRESS).read_bytes())
             sizes, state = progress["sizes"], progress["state"]
+            writer = progress["machine"]
             if any((self.path / name).stat().st_size < size for name, size in sizes.items()):
                 raise ValueError("a file is shorter than recorded")
         except (OSError, ValueError, KeyError):
-            sizes, state = {}, None
+            sizes, state, writer = {}, None, ""
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name in sizes:
-                os.truncate(path, sizes[path.name])
+                cut_back(path, sizes[path.name], writer)
             elif state is None or path.name != _PROGRESS:
                 path.unlink()
         if state is not None:
-            self._before = float(progress["seconds"])
+            self._before, self._sizes = float(progress["seconds"]), sizes
         return state
 
 
 @contextlib.contextmanager
 def working_on(task: Task) -> Iterator[TaskFolder]:
-    """Be the only process at work on this task. DataError when another one is, or when the disk cannot be written."""
+    """Give the folder to do a task in; for the holder of its lock. DataError when the disk cannot be written."""
     try:
-        with _locked(task):
-            folder = TaskFolder(task)
-            try:
-                yield folder
-            finally:
-                folder.abandon()
+        folder = TaskFolder(task)
+        try:
+            yield folder
+        finally:
+            folder.abandon()
     except OSError as error:
         raise disk_error(error, task.folder) from error
 
@@ -168,28 +181,10 @@ def working_on(task: Task) -> Iterator[TaskFolder]:
 def disk_error(error: OSError, path: Path) -> DataError:
     """The sentence for a disk that is full or cannot be written."""
     where = error.filename or path
+    # numpy says of a full disk only how much it could not write.
+    full = error.errno is None and "requested and" in str(error)
+    why = os.strerror(errno.ENOSPC) if full else error.strerror or error
     return DataError(
-        f"cannot write {where}: {error.strerror or error}. Mend that (free space, permissions) and give the same "
+        f"cannot write {where}: {why}. Mend that (free space, permissions) and give the same "
         "command again: it goes on where it stopped."
     )
-
-
-@contextlib.contextmanager
-def _locked(task: Task) -> Iterator[None]:
-    path = task.folder.with_name(task.folder.name + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise DataError(
-                        f"another process is at work on task {task.index} of {task.stage} in {task.root}; "
-                        "wait for it or stop it."
-                    ) from None
-                time.sleep(0.1)
-        yield
-        path.unlink(missing_ok=True)

@@ -1,8 +1,6 @@
 """Which documents are duplicates of earlier ones: everything goes through sorted files, nothing through memory."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -91,10 +89,11 @@ def _candidate_tasks(job: Job) -> list[Task]:
 
 
 def _candidate_run(job: Job, task: Task, advance: Advance) -> None:
-    place: Sequence[Any] = [task.spec[name] for name in ("band", "part", "parts")]
+    band, part, parts = (task.spec[name] for name in ("band", "part", "parts"))
+    bands, exact = _near(job).bands, _exact_file(job)
     with working_on(task) as folder:
         memory = job.config.execution.memory_per_worker
-        found = find_candidates(_runs(job), _near(job).bands, *place, _exact_file(job), memory, folder.path / _FOUND)
+        found = find_candidates(_runs(job), bands, band, part, parts, exact, memory, folder.path / _FOUND)
         folder.finish({"found": found})
 
 

@@ -38,19 +38,22 @@ def rows_file(name: str) -> str:
     return f"{name}.rows"
 
 
-def tokenizer_of(job: Job) -> Tokenizer:
-    """The tokenizer that the job made or loaded."""
-    return _loaded(job.finished("tokenizer")[0].folder / FOLDER)
+def tokenizer_of(job: Job, fast: bool = False) -> Tokenizer:
+    """The tokenizer that the job made or loaded; `fast`: to encode much with it."""
+    return _loaded(job.finished("tokenizer")[0].folder / FOLDER, fast and not job.reference_encoder)
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded(folder: Path) -> Tokenizer:
-    return Tokenizer.load(folder)
+@functools.lru_cache(maxsize=2)
+def _loaded(folder: Path, fast: bool) -> Tokenizer:
+    return Tokenizer.load(folder, fast=fast)
 
 
 def _tasks(job: Job) -> list[Task]:
-    made_by = job.finished("tokenizer")[0].result()["digest"]
-    split = job.config.model_dump(mode="json", include={"validation_fraction", "split_seed"})
+    common = {
+        "tokenizer": job.finished("tokenizer")[0].digest,
+        "split": job.config.model_dump(mode="json", include={"validation_fraction", "split_seed"}),
+        "encoder": "reference" if job.reference_encoder else "fast",
+    }
     if job.has("clean"):
         duplicates = duplicates_spec(job)
         specs: list[dict[str, Any]] = [
@@ -59,14 +62,11 @@ def _tasks(job: Job) -> list[Task]:
     else:
         files, cleaning = source_files(job), cleaning_spec(job.config)
         specs = [{"pieces": spec_of(job, pieces, files), "cleaning": cleaning} for pieces in groups(job)]
-    return [
-        job.task("tokenize", index, {**spec, "tokenizer": made_by, "split": split}, size_of(job, index))
-        for index, spec in enumerate(specs)
-    ]
+    return [job.task("tokenize", index, {**spec, **common}, size_of(job, index)) for index, spec in enumerate(specs)]
 
 
 def _run(job: Job, task: Task, advance: Advance) -> None:
-    tokenizer = tokenizer_of(job)
+    tokenizer = tokenizer_of(job, fast=True)
     pieces = groups(job)[task.index]
     numbers = {piece.path: number for number, piece in enumerate(pieces)}
     names = {piece.path: source_name(job.config, piece.source) for piece in pieces}
@@ -104,8 +104,7 @@ def _write(
         by_set[set_of(document, job.config)].append(document)
     dtype = np.dtype(dtype_for(tokenizer.vocab_size)).newbyteorder("<")
     for name, documents in by_set.items():
-        encoded = tokenizer.encode_batch([document.text for document in documents])
-        ids, lengths = np.concatenate(encoded), np.array([len(e) for e in encoded])
+        ids, lengths = tokenizer.encode_flat([document.text for document in documents])
         _refuse_too_long(documents, lengths)
         folder.file(tokens_file(name)).write(_ended(ids, lengths, tokenizer.eos_id, dtype))
         folder.file(rows_file(name)).write(_rows(documents, lengths, numbers))

@@ -16,7 +16,7 @@ from data_pipeline.execute.task import Task, digest_of, working_on
 from data_pipeline.files import sync_folder
 from data_pipeline.read import Document
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
-from data_pipeline.tokenizer.settings import TrainTokenizer
+from data_pipeline.tokenizer.settings import LoadTokenizer, TrainTokenizer
 
 FOLDER = "tokenizer"
 _COMPRESSED = (".gz", ".zst", ".parquet")
@@ -29,11 +29,16 @@ def _tasks(job: Job) -> list[Task]:
     spec: dict[str, Any] = settings.model_dump(mode="json")
     size = 1
     if settings.kind == "load":
-        spec["digest"] = Tokenizer.load(settings.path).digest
+        spec["digest"] = configured(settings).digest
     else:
         spec["corpus"] = corpus_spec(job)
         size = sum(size_of(job, index) for index in range(num_tasks(job)))
     return [job.task("tokenizer", 0, spec, size)]
+
+
+def configured(settings: LoadTokenizer) -> Tokenizer:
+    """The tokenizer that a configuration names. DataError when it is missing, damaged or says too little."""
+    return Tokenizer.load(settings.path, eos_token=settings.eos_token, pattern=settings.pattern)
 
 
 def corpus_spec(job: Job) -> list[str]:
@@ -47,7 +52,7 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
     settings = job.config.tokenizer
     with working_on(task) as folder:
         if settings.kind == "load":
-            tokenizer = Tokenizer.load(settings.path)
+            tokenizer = configured(settings)
         else:
             tokenizer = _trained(job, settings, advance)
         tokenizer.save(folder.path / FOLDER)
@@ -63,7 +68,9 @@ def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
     if first is None:
         check_split(job.config, seen[TRAIN], seen[VALIDATION])
         raise DataError("tokenizer.sample_bytes is so small that no document is in the sample; raise it.")
-    return train_tokenizer(chain([first], texts), settings.vocab_size, settings.model_max_length)
+    return train_tokenizer(
+        chain([first], texts), settings.vocab_size, settings.model_max_length, settings.model, settings.lowercase
+    )
 
 
 def _training_documents(job: Job, seen: Counter[str], advance: Advance) -> Iterator[Document]:
@@ -84,7 +91,7 @@ def share(job: Job) -> float:
         total = sum(source.get("kept_bytes", 0) for sources in results for source in sources.values())
     else:
         total = sum(file.size * (_RATIO if file.path.endswith(_COMPRESSED) else 1) for file in source_files(job))
-    return min(1.0, getattr(job.config.tokenizer, "sample_bytes", 2**30) / max(1, total))
+    return min(1.0, job.config.tokenizer.sample_bytes / max(1, total))
 
 
 def _sampled(document: Document, share: float) -> bool:

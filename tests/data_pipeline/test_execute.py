@@ -1,0 +1,215 @@
+"""The stages of a preparation: gone on with inside a task, divided in any way, stopped by the disk or the sources."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.config import PrepareConfig
+from data_pipeline.errors import DataError
+from data_pipeline.execute import prepare
+from data_pipeline.execute import task as task_module
+from data_pipeline.execute.counts import merged
+from data_pipeline.execute.job import Job
+from data_pipeline.execute.stages.shards import Part, divided
+from data_pipeline.execute.worker import run_task
+from tests.data_pipeline.conftest import sample_rows, write_jsonl
+from tests.data_pipeline.test_prepare import contents
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 MB in one file: several batches, with near duplicates and a broken record."""
+    rows = sample_rows("en.jsonl", 300) + sample_rows("zh.jsonl", 100)
+    copies = [
+        {**row, "id": f"{n}-{row['id']}", "text": f"Copy {n} of it. " * (n + 1) + row["text"] * 2}
+        for n in range(4)
+        for row in rows
+    ]
+    path = write_jsonl(tmp_path_factory.mktemp("large") / "large.jsonl", copies)
+    with path.open("a") as file:
+        file.write("{broken\n")
+    return path
+
+
+def config(corpus: Path, out: Path, **changes) -> PrepareConfig:
+    settings = {
+        "out": out,
+        "sources": [{"kind": "files", "files": [str(corpus)]}],
+        "deduplicate": {"near": {}},
+        "tokenizer": {"kind": "train", "vocab_size": 300, "model_max_length": 100},
+        "validation_fraction": 0.1,
+        "execution": {"workers": 1, "bytes_per_task": 2**30},
+    }
+    return PrepareConfig.model_validate({**settings, **changes})
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class StopsAfter:
+    """Tells a task's progress to nobody, and stops it once."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def __call__(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise Stopped
+
+
+def records(folder: Path) -> Iterator[dict]:
+    for path in folder.glob("*/*.partial/progress.json"):
+        yield json.loads(path.read_bytes())
+
+
+def test_a_stopped_task_goes_on_from_its_last_record(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped three times inside each long stage; what was recorded is not done again, and the bytes are the same."""
+    monkeypatch.setattr(task_module, "_SECONDS_BETWEEN_RECORDS", -1.0)
+    prepare(config(large, tmp_path / "whole"))
+    job = Job.create(config(large, tmp_path / "out"))
+    stops, recorded = 0, set()
+    for stage in job.stages:
+        for task in job.tasks(stage.name):
+            for share in (0.3, 0.6, 0.9) if stage.name in ("clean", "tokenize", "shards") else ():
+                before = sum(record["state"].get("done", 0) for record in records(job.root))
+                try:
+                    run_task(Job.open(job.root), stage.name, task.index, StopsAfter(int(share * task.size)))
+                except Stopped:
+                    stops += 1
+                    state = next(records(job.root), {"state": {}})["state"]
+                    assert state.get("done", 0) >= before
+                    recorded.add(state.get("done", 0))
+                    # Half of what a record holds is written again behind it: a torn end must not stay.
+                    for path in job.root.glob("*/*.partial/*.tokens"):
+                        with path.open("ab") as file:
+                            file.write(b"torn")
+            run_task(job, stage.name, task.index)
+    assert stops >= 4 and len(recorded) >= 4
+    prepare(config(large, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_torn_record_is_not_believed(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(task_module, "_SECONDS_BETWEEN_RECORDS", -1.0)
+    prepare(config(large, tmp_path / "whole", deduplicate=None))
+    job = Job.create(config(large, tmp_path / "out", deduplicate=None))
+    for stage in ("scan", "tokenizer"):
+        run_task(job, stage, 0)
+    with pytest.raises(Stopped):
+        run_task(job, "tokenize", 0, StopsAfter(job.tasks("tokenize")[0].size // 2))
+    tokens = next(job.root.glob("tokenize/*.partial/train.tokens"))
+    os.truncate(tokens, tokens.stat().st_size // 2)
+    prepare(config(large, tmp_path / "out", deduplicate=None))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_how_the_work_is_divided_changes_no_byte(large: Path, tmp_path: Path, stored: bool):
+    found = []
+    for number, execution in enumerate(
+        [
+            {"workers": 1, "bytes_per_task": 2**30},
+            {"workers": 2, "bytes_per_task": 700_000, "memory_per_worker": 2**20},
+            {"workers": 1, "bytes_per_task": 1},
+        ]
+    ):
+        settings = {"deduplicate": {"near": {}}} if stored else {"deduplicate": None}
+        out = tmp_path / str(number)
+        prepare(config(large, out, execution=execution, tokens_per_shard=200_000, **settings))
+        found.append(contents(out))
+    assert found[0] == found[1] == found[2] and len(found[0]) > 15
+
+
+def test_an_unfinished_preparation_makes_only_what_changed(large: Path, tmp_path: Path):
+    """Another vocabulary is another tokenizer, but the cleaning stays."""
+    job = Job.create(config(large, tmp_path / "out"))
+    for stage in ("scan", "clean"):
+        run_task(job, stage, 0)
+    made = job.tasks("clean")[0].folder.stat().st_ino
+    changed = Job.create(config(large, tmp_path / "out", tokenizer={"kind": "train", "vocab_size": 400}))
+    assert changed.tasks("clean")[0].done and changed.tasks("clean")[0].folder.stat().st_ino == made
+    seen = Job.create(config(large, tmp_path / "out", deduplicate={"near": {"bands": 3}}))
+    assert not seen.tasks("clean")[0].done
+
+
+def test_a_full_disk_is_a_sentence_and_the_work_goes_on(large: Path, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(DataError, match=r"No space left on device.*goes on where it stopped"):
+            prepare(config(large, disk / "out"))
+        assert not (disk / "out").exists()
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        prepare(config(large, disk / "out"))
+        prepare(config(large, tmp_path / "whole"))
+        assert contents(disk / "out") == contents(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_unreadable_file_is_a_sentence_and_the_work_goes_on(large: Path, tmp_path: Path):
+    shutil.copy(large, tmp_path / "a.jsonl")
+    packed = subprocess.run(["gzip", "-c", str(large)], capture_output=True, check=True).stdout
+    (tmp_path / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    settings = config(tmp_path / "*.jsonl*", tmp_path / "out", max_broken_records=0, max_broken_fraction=0)
+    with pytest.raises(DataError, match=r"a\.jsonl, record"):
+        prepare(settings)
+    (tmp_path / "a.jsonl").write_bytes(large.read_bytes().removesuffix(b"{broken\n"))
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz.*cut short|b\.jsonl\.gz.*damaged"):
+        prepare(settings)
+    (tmp_path / "b.jsonl.gz").unlink()
+    assert not prepare(settings).up_to_date
+
+
+def test_broken_records_are_kept_aside(large: Path, tmp_path: Path):
+    prepare(config(large, tmp_path / "out", deduplicate=None))
+    line = json.loads((tmp_path / "out/broken.jsonl").read_text())
+    assert line["source"] == str(large) and line["begins"] == "{broken" and line["record"] == 1600 and line["reason"]
+    assert large.read_bytes()[line["offset"] :] == b"{broken\n"
+    counts = json.loads((tmp_path / "out/counts.json").read_text())
+    assert counts["sources"][str(large)]["broken"] == 1
+
+
+def test_a_source_cannot_be_given_twice(large: Path, tmp_path: Path):
+    twice = [{"kind": "files", "files": [str(large)]}, {"kind": "files", "files": [str(large.parent)]}]
+    with pytest.raises(DataError, match=r"large\.jsonl is in the sources 0 and 1"):
+        prepare(config(large, tmp_path / "out", sources=twice))
+
+
+def test_shards_are_divided_by_tokens_alone():
+    lengths = [np.array([3, 3, 3]), np.array([], int), np.array([10, 1]), np.array([2])]
+    assert list(divided(lengths, 7)) == [
+        [Part(0, 0, 2, 0, 6)],
+        [Part(0, 2, 3, 6, 9)],
+        [Part(2, 0, 1, 0, 10)],
+        [Part(2, 1, 2, 10, 11), Part(3, 0, 1, 0, 2)],
+    ]
+    assert list(divided([np.array([], int)], 7)) == []
+
+
+def test_counts_add_up():
+    one = {"a": 1, "h": [1, 2], "examples": {"k": [{"id": 1}] * 4}, "deep": {"x": {"y": 2}}}
+    other = {"a": 2, "h": [1, 1, 5], "examples": {"k": [{"id": 2}] * 4}, "deep": {"x": {"z": 1}}}
+    assert merged([one, other]) == {
+        "a": 3,
+        "h": [2, 3, 5],
+        "examples": {"k": [{"id": 1}] * 4 + [{"id": 2}]},
+        "deep": {"x": {"y": 2, "z": 1}},
+    }
+
+
+def test_a_worker_knows_no_work_folder(tmp_path: Path):
+    run = [sys.executable, "-m", "data_pipeline.execute.worker", str(tmp_path), "share", "scan", "0", "1"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "is no work folder" in done.stderr and "Traceback" not in done.stderr
