@@ -3,10 +3,12 @@
 A shard holds ids, not text; words and sentences are found by these tables alone, without decoding.
 - Words, WordPiece: a token that begins with ## continues the word before it.
 - Words, byte-level and sentencepiece vocabularies: a space, a punctuation mark or a letter of a script without spaces
-  (see `units`) begins a word and, when it stands last in its token, ends one; other letters and digits continue one.
-  Bytes inside a character continue it. So Chinese is taken character by character, if its tokens are single characters.
-- Sentences: a token whose text, without closing quotes and brackets, ends in . ! ? or … ends a sentence when a space
-  follows; one that ends in 。！？ or holds a line break always does. WordPiece keeps no spaces: with it both always do.
+  (see `units`) begins a word, and all of these but a space end one where they stand last in a token; other letters and
+  digits, and bytes inside a character, continue one. So Chinese is taken character by character, as far as its tokens
+  are single characters.
+- Sentences: a token whose text ends in . ! ? or … ends a sentence when a space follows, one that ends in 。！？ or has a
+  line break always does; closing quotes and brackets behind it belong to it. WordPiece keeps no spaces: with it both
+  always do, and quotes that close as well as open begin what follows.
 """
 
 import json
@@ -18,7 +20,8 @@ import numpy as np
 from data_pipeline.errors import DataError
 from data_pipeline.units import HAN, MARK, category_of
 
-_CLOSING = "\"'”’»)]}）」』】〉》"
+_CLOSES = "”’»)]}）」』】〉》"
+_MAY_CLOSE = "\"'" + _CLOSES
 _ENDS = ".!?…"
 _ALWAYS_ENDS = "。！？｡"
 _HALF = "\ufffd"
@@ -39,6 +42,10 @@ class TokenTables:
     """A sentence ends behind the token when the next one begins with a space."""
     begins_with_space: np.ndarray
     """The token's text begins with a space."""
+    closes: np.ndarray
+    """The token is only closing quotes and brackets."""
+    may_close: np.ndarray
+    """Or such as also open."""
     special: np.ndarray
     """The token stands for no text, like [SEP]; [UNK] stands for some."""
     cls: int
@@ -59,15 +66,17 @@ class TokenTables:
         continues = settings["model"].get("continuing_subword_prefix") or "##"
         begins = [not text.startswith(continues.encode()) if word_piece else _begins(text) for text in texts]
         plain = [text.decode(errors="replace") for text in texts]
-        lasts = [text.rstrip().rstrip(_CLOSING)[-1:] or "a" for text in plain]
+        lasts = [text.rstrip().rstrip(_MAY_CLOSE)[-1:] or "a" for text in plain]
         ends = np.array([last in _ENDS for last in lasts])
         always = np.array([last in _ALWAYS_ENDS or "\n" in text for last, text in zip(lasts, plain, strict=True)])
         return cls(
             begins_word=np.array(begins),
-            closes_word=np.array([bool(text) and not _in_word(text[-1]) for text in plain]),
+            closes_word=np.array([bool(text) and text[-1] != " " and not _in_word(text[-1]) for text in plain]),
             ends_sentence=always | ends if word_piece else always,
             ends_before_space=ends,
             begins_with_space=np.array([text[:1].isspace() for text in plain]),
+            closes=np.array([bool(text) and not text.strip(_CLOSES) for text in plain]),
+            may_close=np.array([bool(text) and not text.strip(_MAY_CLOSE) for text in plain]),
             special=special,
             **{name: _special_id(settings, f"[{name.upper()}]") for name in ("cls", "sep", "pad", "mask")},
         )
@@ -81,9 +90,16 @@ class TokenTables:
 
     def sentence_ends(self, ids: np.ndarray) -> np.ndarray:
         """Return the places behind the last token of each sentence in ids [n], ascending, without n itself."""
-        before, after = ids[:-1], ids[1:]
-        ends = self.ends_sentence[before] | (self.ends_before_space[before] & self.begins_with_space[after])
-        return np.flatnonzero(ends) + 1
+        after = ids[1:]
+        always = _carried(self.ends_sentence[ids], self.closes[ids])[:-1] & ~self.closes[after]
+        spaced = _carried(self.ends_before_space[ids], self.may_close[ids])[:-1] & self.begins_with_space[after]
+        return np.flatnonzero(always | spaced) + 1
+
+
+def _carried(ends: np.ndarray, closing: np.ndarray) -> np.ndarray:
+    """Whether the last token that is not `closing`, up to each one, is an end."""
+    places = np.where(closing, 0, np.arange(len(ends)))
+    return ends[np.maximum.accumulate(places)]
 
 
 def _texts(settings: dict[str, Any]) -> tuple[list[bytes], np.ndarray]:
