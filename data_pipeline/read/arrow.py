@@ -18,8 +18,8 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
     """Yield the rows from number `start.position` on, of a stream or a file."""
     position = first = 0
     try:
-        with file.seekable(counted=True) as raw:
-            for batch in _batches(raw):
+        with file.seekable() as raw:
+            for batch in _batches(file, raw):
                 if file.text_field not in batch.schema.names:
                     yield file.broken(0, 0, no_field(file.text_field, batch.schema.names))
                     return
@@ -34,7 +34,17 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
         yield file.broken(max(position, start.position), 0, f"not a readable Arrow file ({error}); fetch it again")
 
 
-def _batches(raw: Any) -> Iterator[pa.RecordBatch]:
+def _batches(file: Input, raw: Any) -> Iterator[pa.RecordBatch]:
+    told = 0
+    for batch in _of_stream_or_file(raw):
+        yield batch
+        if not file.compression:
+            here = raw.tell()
+            file.advance(here - told)
+            told = here
+
+
+def _of_stream_or_file(raw: Any) -> Iterator[pa.RecordBatch]:
     is_file = raw.read(len(_FILE)) == _FILE
     raw.seek(0)
     if is_file:

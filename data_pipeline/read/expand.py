@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.read import dataset
 from data_pipeline.read.formats import KNOWN, find_format, format_of
 from data_pipeline.read.location import as_local, asking, filesystem_of, is_url, shown
-from data_pipeline.read.settings import FilesSource, Source
+from data_pipeline.read.settings import DatasetSource, FilesSource, Source
 
 _MAGIC = frozenset("*?[")
 
@@ -20,8 +21,10 @@ def expand(source: Source | Sequence[str | Path]) -> list[str]:
     DataError when a pattern matches nothing, names a file of a format that nobody here reads, or a file whose name is
     not UTF-8.
     """
-    if not isinstance(source, Sequence):
-        return _files(source.files, source) if isinstance(source, FilesSource) else []
+    if isinstance(source, FilesSource):
+        return _files(source.files, source)
+    if isinstance(source, DatasetSource):
+        return dataset.expand(source)
     return _files([str(pattern) for pattern in source], None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from data_pipeline.errors import DataError
-from data_pipeline.read import arrow, csv_table, html_page, json_file, jsonl, parquet, txt, warc
+from data_pipeline.read import arrow, csv_table, dataset, html_page, json_file, jsonl, parquet, txt, warc
 from data_pipeline.read.document import Broken, Document, Place
 from data_pipeline.read.input import COMPRESSIONS, Input, compression_of
 from data_pipeline.read.location import file_name, shown
@@ -36,6 +36,7 @@ FORMATS = {
     "warc": Format(warc.read, warc.SUFFIXES),
 }
 """By the name that the setting `format` takes."""
+_DATASET = Format(dataset.read, ())
 _BY_SUFFIX = {suffix: format_ for format_ in FORMATS.values() for suffix in format_.suffixes}
 KNOWN = f"{', '.join(_BY_SUFFIX)}, each also with {' or '.join(COMPRESSIONS)} after it"
 """The files that can be read, for messages."""
@@ -43,6 +44,8 @@ KNOWN = f"{', '.join(_BY_SUFFIX)}, each also with {' or '.join(COMPRESSIONS)} af
 
 def find_format(path: str, source: Source | None = None) -> Format | None:
     """The format that the settings name, or the one by the file's name; None where nobody here reads such files."""
+    if path.startswith(dataset.SCHEME):
+        return _DATASET
     if isinstance(source, FilesSource) and source.format:
         return FORMATS[source.format]
     name = file_name(path).lower()

@@ -83,17 +83,20 @@ class Input:
             yield stream
 
     @contextlib.contextmanager
-    def seekable(self, counted: bool) -> Iterator[BinaryIO]:
+    def seekable(self) -> Iterator[BinaryIO]:
         """The file's uncompressed bytes, to read here and there; a compressed file is first unpacked into a nameless
-        temporary one. Damaged when it cannot be, or becomes larger than LARGEST. `counted`: as of `opened`."""
+        temporary one, and `advance` is told. Damaged when it cannot be unpacked, or becomes larger than LARGEST.
+        """
         if not self.compression:
-            with self.opened(counted) as raw:
+            with self.opened(counted=False) as raw:
                 yield raw
             return
         with self.uncompressed() as stream, tempfile.TemporaryFile() as file:
             while block := stream.read1(BLOCK):
-                if file.write(block) + file.tell() > LARGEST:
+                file.write(block)
+                if file.tell() > LARGEST:
                     raise Damaged(f"it unpacks to more than {LARGEST >> 30} GiB")
+            file.seek(0)
             yield cast(BinaryIO, file)
 
 

@@ -24,7 +24,7 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
     """Yield the rows from number `start.position` on. Only the columns with the text and the id are read."""
     position = start.position
     try:
-        with file.seekable(counted=False) as raw, _table(raw) as table:
+        with file.seekable() as raw, _table(raw) as table:
             names = table.schema_arrow.names
             if file.text_field not in names:
                 yield file.broken(0, 0, no_field(file.text_field, names))
@@ -41,7 +41,7 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
 
 def identities(file: Input, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
     """Yield (position, identity) of the rows at the places, in ascending order; reads ids, of their row groups only."""
-    with file.seekable(counted=False) as raw, _table(raw) as table:
+    with file.seekable() as raw, _table(raw) as table:
         groups = _rows_of_groups(table)
         ends = list(accumulate(groups))
         inside = [place.position for place in places if place.position < sum(groups)]

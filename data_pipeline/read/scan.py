@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.read import dataset
 from data_pipeline.read.document import Place
 from data_pipeline.read.formats import format_of
 from data_pipeline.read.input import compression_of
@@ -35,6 +36,8 @@ def scan(path: str, source: Source, every: int, advance: Callable[[int], object]
 
     Files elsewhere are not read: only their size is asked for.
     """
+    if path.startswith(dataset.SCHEME):
+        return Scan(0, "")
     if is_url(path):
         filesystem, inside = filesystem_of(path)
         return Scan(int(asking(path, filesystem.size, inside) or 0), "")

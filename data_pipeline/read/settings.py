@@ -58,6 +58,8 @@ class DatasetSource(Fields):
     """Which of the dataset's configurations; unset: its default."""
     split: str = "train"
     """Which split."""
+    revision: str | None = None
+    """Which revision of a dataset on the Hub; unset: its newest when the work begins, also when it goes on later."""
 
 
 Source = Annotated[FilesSource | DatasetSource, Field(discriminator="kind")]
