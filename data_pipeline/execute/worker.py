@@ -19,6 +19,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.claim import locked
 from data_pipeline.execute.job import Advance, Job
 from data_pipeline.execute.task import disk_error
+from data_pipeline.tokenizer.fast import FastEncoderDiffers
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -32,6 +33,9 @@ def run_task(job: Job, stage: str, index: int, advance: Advance = lambda size: N
         with locked(task.folder):
             if not task.done:
                 job.stage(stage).run(job, task, advance)
+    except FastEncoderDiffers:
+        job.distrust_fast_encoder()
+        raise
     except OSError as error:
         raise disk_error(error, task.folder) from error
 
@@ -79,7 +83,7 @@ def _answer(job: Job, stage: str, index: int, answers: FileIO) -> dict[str, Any]
     try:
         run_task(job, stage, index, advance)
     except DataError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "fast_encoder_differs": isinstance(error, FastEncoderDiffers)}
     except MemoryError:
         return {
             "error": f"task {index} of {stage} ran out of memory; lower execution.workers or "
