@@ -5,10 +5,12 @@ where it was. At the end the results are put together in one folder, which is re
 prepared.json in it says from what it was made; while that still holds, a second run has nothing to do.
 """
 
+import hashlib
 import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from data_pipeline.progress import progress
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.fast import with_fallback
+from data_pipeline.tokenizer.read import read_files
 from data_pipeline.tokenizer.tokenizer import FILES
 
 STAMP = "prepared.json"
@@ -48,11 +51,15 @@ class Prepared:
     """What `prepare` made or found."""
 
     out: Path
-    tokenizer: Tokenizer
     sets: dict[str, Manifest]
     """By name: train and, where there is one, validation."""
     up_to_date: bool
     """True when there was nothing to do."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The one in OUT/tokenizer."""
+        return Tokenizer.load(self.out / "tokenizer")
 
     @property
     def report(self) -> Path:
@@ -87,7 +94,7 @@ def _do(job: Job, stamp: dict[str, Any], fast: bool) -> None:
     timings = Timings(job.root)
     with driver_for(job.config.execution) as driver:
         for stage in job.stages:
-            if stage is tokenize.STAGE and (note := tokenizer_of(job, fast=True).note):
+            if stage is tokenize.STAGE and (note := tokenizer_of(job).note):
                 print(f"note: {note}", file=sys.stderr)
             with timings.of(stage.name):
                 _run_stage(job, stage, driver)
@@ -148,9 +155,12 @@ def _holds(out: Path, stamp: dict[str, Any]) -> bool:
     try:
         if json.loads((out / STAMP).read_bytes()) != stamp:
             return False
-        Tokenizer.load(out / "tokenizer")
+        truth = hashlib.sha256(read_files(out / "tokenizer").truth).hexdigest()
         for name in _set_names(out):
-            ShardSet.open(out / name).check_sizes()
+            shards = ShardSet.open(out / name)
+            shards.check_sizes()
+            if shards.manifest.tokenizer_sha256 != truth:
+                return False
     except (OSError, ValueError, DataError):
         return False
     return True
@@ -163,7 +173,7 @@ def _set_names(out: Path) -> list[str]:
 
 def _opened(out: Path, up_to_date: bool) -> Prepared:
     sets = {name: ShardSet.open(out / name).manifest for name in _set_names(out)}
-    return Prepared(out, Tokenizer.load(out / "tokenizer"), sets, up_to_date)
+    return Prepared(out, sets, up_to_date)
 
 
 def _refuse_to_replace_others(out: Path) -> None:

@@ -11,7 +11,6 @@ from data_pipeline.execute.split import set_names
 from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import source_files
 from data_pipeline.execute.stages.shards import collect, shard_tasks
-from data_pipeline.execute.stages.tokenize import tokenizer_of
 from data_pipeline.execute.stages.tokenizer import FOLDER
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import sync_folder, write_atomically
@@ -62,15 +61,15 @@ def counts_of(job: Job) -> Counts:
 
 
 def _manifest(job: Job, name: str, counts: Counts) -> Manifest:
-    tokenizer = tokenizer_of(job)
+    tokenizer = job.finished("tokenizer")[0].result()
     shards = [ShardRecord.model_validate(task.result()["shard"]) for task in shard_tasks(job, name)]
     documents = sum(shard.num_documents for shard in shards)
-    dtype = dtype_for(tokenizer.vocab_size)
+    dtype = dtype_for(tokenizer["vocab_size"])
     return Manifest(
         dtype=dtype,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_sha256=tokenizer.digest,
-        eos_id=tokenizer.eos_id,
+        vocab_size=tokenizer["vocab_size"],
+        tokenizer_sha256=tokenizer["digest"],
+        eos_id=tokenizer["eos_id"],
         num_documents=documents,
         num_tokens=sum(shard.num_tokens for shard in shards),
         num_eos_tokens=documents,

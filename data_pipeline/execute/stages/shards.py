@@ -13,7 +13,7 @@ from data_pipeline.execute.counts import merged
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import groups
 from data_pipeline.execute.split import TRAIN, VALIDATION, check_split, set_names
-from data_pipeline.execute.stages.tokenize import ROW, rows_file, tokenizer_of, tokens_file
+from data_pipeline.execute.stages.tokenize import ROW, rows_file, tokens_file
 from data_pipeline.execute.task import Task, TaskFolder, working_on
 from data_pipeline.shards.manifest import PROVENANCE, FileRecord, ShardRecord, dtype_for
 from data_pipeline.shards.megatron import encode_index
@@ -67,18 +67,18 @@ def _tasks(job: Job) -> list[Task]:
     check_split(job.config, *(counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION)))
     tasks: list[Task] = []
     files = _global_numbers(job)
-    size = np.dtype(dtype_for(tokenizer_of(job).vocab_size)).itemsize
+    dtype = dtype_for(job.finished("tokenizer")[0].result()["vocab_size"])
     for name in set_names(job.config):
         lengths = (_rows_of(task, name)["length"] for task in inputs)
         for number, parts in enumerate(divided(lengths, job.config.tokens_per_shard)):
             spec: dict[str, Any] = {
                 "set": name,
                 "number": number,
-                "dtype": dtype_for(tokenizer_of(job).vocab_size),
+                "dtype": dtype,
                 "parts": [[*part, inputs[part.task].digest, files[part.task]] for part in parts],
             }
             tokens = sum(part.end_token - part.first_token for part in parts)
-            tasks.append(job.task("shards", len(tasks), spec, tokens * size))
+            tasks.append(job.task("shards", len(tasks), spec, tokens * np.dtype(dtype).itemsize))
     return tasks
 
 

@@ -38,12 +38,12 @@ def rows_file(name: str) -> str:
     return f"{name}.rows"
 
 
-def tokenizer_of(job: Job, fast: bool = False) -> Tokenizer:
-    """The tokenizer that the job made or loaded; `fast`: to encode much with it."""
-    return _loaded(job.finished("tokenizer")[0].folder / FOLDER, fast and not job.reference_encoder)
+def tokenizer_of(job: Job) -> Tokenizer:
+    """The tokenizer that the job made or loaded, with the fast encoder unless that was found to differ."""
+    return _loaded(job.finished("tokenizer")[0].folder / FOLDER, not job.reference_encoder)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _loaded(folder: Path, fast: bool) -> Tokenizer:
     return Tokenizer.load(folder, fast=fast)
 
@@ -66,7 +66,7 @@ def _tasks(job: Job) -> list[Task]:
 
 
 def _run(job: Job, task: Task, advance: Advance) -> None:
-    tokenizer = tokenizer_of(job, fast=True)
+    tokenizer = tokenizer_of(job)
     pieces = groups(job)[task.index]
     numbers = {piece.path: number for number, piece in enumerate(pieces)}
     names = {piece.path: source_name(job.config, piece.source) for piece in pieces}

@@ -1,5 +1,6 @@
 """The tokenizer: one that exists, or one trained on the training side of the corpus."""
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ def _tasks(job: Job) -> list[Task]:
 
 def configured(settings: LoadTokenizer) -> Tokenizer:
     """The tokenizer that a configuration names. DataError when it is missing, damaged or says too little."""
+    try:
+        status = settings.path.stat()
+    except OSError:
+        return _configured(settings, 0, 0)  # which says what is wrong
+    return _configured(settings, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _configured(settings: LoadTokenizer, changed: int, size: int) -> Tokenizer:
+    """A large vocabulary takes seconds to load: once is enough, while the file is the same."""
     return Tokenizer.load(settings.path, eos_token=settings.eos_token, pattern=settings.pattern)
 
 
@@ -57,7 +68,7 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
             tokenizer = _trained(job, settings, advance)
         tokenizer.save(folder.path / FOLDER)
         sync_folder(folder.path)
-        folder.finish({"digest": tokenizer.digest})
+        folder.finish({"digest": tokenizer.digest, "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id})
 
 
 def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
