@@ -9,7 +9,7 @@ from data_pipeline.mixture import Loader, Mixture
 from data_pipeline.mixture.mixture import samples_digest
 from data_pipeline.mixture.windows import Stretch
 from data_pipeline.read import read_identities
-from data_pipeline.read.document import hash_identity
+from data_pipeline.read.document import hash_identity, identity_of
 from data_pipeline.shards import DocumentSpan, Provenance, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
@@ -158,9 +158,13 @@ def _piece(place: _Place, tokenizer: Tokenizer, ids: dict[tuple[Path, int], str]
 def _ids_of(places: list[_Place]) -> dict[tuple[Path, int], str]:
     """Ask each source file once for the ids, by (prefix, document); believed only when their hashes were kept."""
     files: dict[tuple[Path, str], list[_Place]] = defaultdict(list)
-    for place in places:
-        files[place.shards.prefix, place.origin.source].append(place)
     ids = {}
+    for place in places:
+        if place.origin.id_hash:
+            files[place.shards.prefix, place.origin.source].append(place)
+        else:  # imported tokens have no ids of their own
+            identity = identity_of(None, place.origin.source, place.origin.position)
+            ids[place.shards.prefix, place.span.document] = identity
     for (prefix, source), here in files.items():
         manifest = here[0].shards.manifest
         wanted = {(place.origin.position, place.origin.offset) for place in here}
