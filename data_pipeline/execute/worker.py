@@ -70,7 +70,7 @@ def _end_with_parent() -> None:
 
 
 def _answer(job: Job, stage: str, index: int, answers: FileIO) -> dict[str, Any]:
-    """Do one task; never raises for what is wrong with the data."""
+    """Do one task and tell of its progress on the way."""
     told, waiting = time.monotonic(), 0
 
     def advance(size: int) -> None:
@@ -80,6 +80,11 @@ def _answer(job: Job, stage: str, index: int, answers: FileIO) -> dict[str, Any]
             answers.write(_line({"advance": waiting}))
             told, waiting = time.monotonic(), 0
 
+    return outcome(job, stage, index, advance)
+
+
+def outcome(job: Job, stage: str, index: int, advance: Advance = lambda size: None) -> dict[str, Any]:
+    """Do one task for a process elsewhere; what `failure` makes an exception of is returned, not raised."""
     try:
         run_task(job, stage, index, advance)
     except DataError as error:
@@ -93,6 +98,13 @@ def _answer(job: Job, stage: str, index: int, answers: FileIO) -> dict[str, Any]
         traceback.print_exc()
         return {"error": f"task {index} of {stage} failed: {type(error).__name__}: {error}."}
     return {"done": True}
+
+
+def failure(message: dict[str, Any]) -> DataError | None:
+    """The exception that an `outcome` stands for; None when the task is done."""
+    if "error" not in message:
+        return None
+    return (FastEncoderDiffers if message.get("fast_encoder_differs") else DataError)(message["error"])
 
 
 def _line(message: dict[str, Any]) -> bytes:

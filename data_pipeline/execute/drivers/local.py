@@ -17,8 +17,7 @@ from data_pipeline.config import Execution
 from data_pipeline.errors import DataError
 from data_pipeline.execute.drivers.driver import Report
 from data_pipeline.execute.job import Job
-from data_pipeline.execute.worker import run_task
-from data_pipeline.tokenizer.fast import FastEncoderDiffers
+from data_pipeline.execute.worker import failure, run_task
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """For a worker: its neighbours have the other cores."""
@@ -91,8 +90,8 @@ class _Worker:
         if not line.endswith(b"\n"):
             raise self._vanished(stage)
         message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise (FastEncoderDiffers if message.get("fast_encoder_differs") else DataError)(message["error"])
+        if error := failure(message):
+            raise error
         assert self.task is not None
         if "advance" in message:
             report(self.task, message["advance"])
