@@ -34,13 +34,14 @@ class ContextMethod(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    sub = typer.Typer(no_args_is_help=True, help="Measure steps, layouts, the start, or the loader.")
+    sub = typer.Typer(no_args_is_help=True, help="Measure steps, layouts, the start, the loader, or deduplication.")
     sub.command("step")(step)
     sub.command("loader")(loader)
     sub.command("context")(context)
     sub.command("layouts")(layouts)
     sub.command("start")(start)
     sub.command("activations")(activations)
+    sub.command("dedup")(dedup)
     app.add_typer(sub, name="bench")
 
 
@@ -230,6 +231,60 @@ def activations(
         typer.echo(json.dumps({"modes": [asdict(one) for one in found], "command": command}))
     else:
         _print_activations(found, command)
+
+
+def dedup(
+    documents: Annotated[int, typer.Option(min=100, help="Documents of the corpus.")] = 1_000_000,
+    workers: Annotated[int, typer.Option(min=1, help="As execution.workers.")] = 2,
+    memory: Annotated[int, typer.Option(min=1, help="MiB, as execution.memory_per_worker.")] = 64,
+    folder: Annotated[Path | None, typer.Option(help="Where to work; unset: the system's temporary folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What deduplication finds of the copies planted in a synthetic corpus, how fast, in how much memory.
+
+    Runs the stages of `data prepare` with deduplicate.exact and the default deduplicate.near. Copies: equal ones but
+    for capitals and spaces, and similar ones above and below the threshold. Takes about 1.7 GB of disk a million.
+    """
+    from tools.bench.dedup import measure_dedup
+
+    result = measure_dedup(documents, workers, memory * 2**20, folder)
+    options = ["--documents", str(documents), "--workers", str(workers), "--memory", str(memory)]
+    options += ["--folder", str(folder)] if folder else []
+    result["command"] = shlex.join(["megamodel", "bench", "dedup", *options])
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _print_dedup(result)
+
+
+def _print_dedup(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    stages = Table("stage", "time", "documents/s", "MB/s", "largest process")
+    for stage in result["stages"]:
+        rates = (f"{stage['documents_per_second']:,.0f}", f"{stage['megabytes_per_second']:,.1f}")
+        stages.add_row(stage["name"], f"{stage['seconds']:.1f} s", *rates, f"{stage['peak_bytes'] / 2**20:,.0f} MiB")
+    console.print(stages)
+    found = Table("duplicates", "planted", "dropped", "recall", "precision")
+    for kind in ("exact", "near"):
+        score = result[kind]
+        shares = (f"{score['recall']:.2%}", f"{score['precision']:.2%}")
+        found.add_row(kind, f"{score['planted']:,}", f"{score['found']:,}", *shares)
+    console.print(found)
+    classes = Table("least similarity", "mean", "planted", "dropped", "share", "by theory")
+    for each in result["classes"]:
+        numbers = (f"{each['mean']:.3f}", f"{each['planted']:,}", f"{each['dropped']:,}")
+        share = each["dropped"] / max(1, each["planted"])
+        classes.add_row(f"{each['similarity']}", *numbers, f"{share:.2%}", f"{each['expected']:.2%}")
+    console.print(classes)
+    bound, bare = result["memory_per_worker"] / 2**20, result["bare_bytes"] / 2**20
+    typer.echo(
+        f"{result['documents']:,} documents, {result['bytes'] / 1e6:,.0f} MB of text, {result['workers']} workers in "
+        f"{result['seconds']:.0f} s; {bound:,.0f} MiB allowed to each beside the {bare:,.0f} MiB with which it starts"
+    )
+    typer.echo(f"again: {result['command']}")
 
 
 def _print_activations(found: "list[Kept]", command: str) -> None:

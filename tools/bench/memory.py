@@ -1,9 +1,8 @@
-"""Memory: of a process as the operating system counts it, of a GPU as torch does, of what an engine holds."""
+"""Memory of a rank: of its process as the operating system counts it, of its GPU as torch does, of what it holds."""
 
-import contextlib
 import itertools
 import math
-from pathlib import Path
+import os
 
 import torch
 
@@ -11,32 +10,7 @@ from launcher.engines import Engine
 from launcher.engines.torch_engine import TorchEngine
 from megamodel.optim.adamw import MOMENTS
 from megamodel.parallel.shard import Holding
-
-
-def _field(file: Path, name: str) -> int:
-    """A field of one of Linux's files about a process, in bytes."""
-    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
-
-
-def proportional(pid: int) -> int:
-    """Bytes of a process, what it shares with others divided among them (PSS); 0 when it has ended."""
-    with contextlib.suppress(OSError, StopIteration):
-        return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
-    return 0
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
-    try:
-        children = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return children + [below for child in children for below in descendants(child)]
+from tools.bench.processes import field, reset_peak
 
 
 class PeakMemory:
@@ -48,14 +22,14 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
-            self.before = _field(Path("/proc/self/status"), "VmRSS")
+            reset_peak(os.getpid())
+            self.before = field(os.getpid(), "status", "VmRSS")
 
     def bytes(self) -> int:
         """The peak so far, of the GPU's memory or of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return _field(Path("/proc/self/status"), "VmHWM") - self.before
+        return field(os.getpid(), "status", "VmHWM") - self.before
 
 
 def held(engine: Engine) -> dict[str, int]:

@@ -24,7 +24,8 @@ from launcher.errors import UserError
 from megamodel.gpt import GPT
 from megamodel.parallel.shard import local_part
 from tools.bench.layouts import problems, run_ranks
-from tools.bench.memory import descendants, held, proportional
+from tools.bench.memory import held
+from tools.bench.processes import descendants, proportional
 
 _SAMPLE_SECONDS = 0.05
 
