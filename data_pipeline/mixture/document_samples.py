@@ -55,7 +55,12 @@ class DocumentSamples:
         first = int(sample_ends[document - 1]) if document else samples_before
         length = int(lengths[document])
         begin = self._first_tokens[shard] + int(ends[document]) - self._ending - length
-        return Place(begin, length, (sample - first) * self._stride, first, int(sample_ends[document]) - first)
+        return self._place(begin, length, first, int(sample_ends[document]) - first, sample)
+
+    def _place(self, begin: int, length: int, first: int, samples: int, sample: int) -> Place:
+        """Spread the samples of a document evenly, at most a stride apart, the last a stride before its end."""
+        offset = (sample - first) * (length - self._stride) // (samples - 1) if samples > 1 else 0
+        return Place(begin, length, offset, first, samples)
 
     def _documents(self, shard: int, first: int) -> tuple[np.ndarray, np.ndarray]:
         """Ends in the shard and lengths without the ending of up to a block of documents, int64."""

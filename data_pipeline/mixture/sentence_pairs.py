@@ -136,30 +136,28 @@ class SentencePairs:
         if draws.short < self.short_rate:
             target = 2 + int(draws.length * (self._room - 1))
         place = self._places[number]
-        text, ends = self._sentences(place, place.offset, target)
+        text, ends = self._sentences(place, 0.0, target)
         cut = self._cut(text, ends, draws.cut)
         a, b, label = text[:cut], text[cut:], FOLLOWS
         if draws.random < 0.5 or not len(b):
             b, label = self._elsewhere(place, max(1, target - len(a)), draws), RANDOM
         return *_fit(a, b, self._room, draws), label
 
-    def _sentences(self, place: Place, offset: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sentences of a document, from the first that begins at `offset` or behind, until there are `target` tokens.
+    def _sentences(self, place: Place, draw: float, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sentences of a document, until there are `target` tokens: their ids, and the ends of the sentences in them.
 
-        Returns their ids and the ends of the sentences in them; where no sentence begins before the next sample does,
-        the text from `offset` on.
+        They begin with a drawn one of those that begin in the sample's stretch of the document, with 0 its first; where
+        none does, at a drawn place in it.
         """
-        before = min(1, offset)
-        length = min(place.length - offset, 2 * self._room)
-        ids = self.shards.read(place.text + offset - before, length + before).astype(np.int64)
+        before = min(1, place.offset)
+        length = min(place.length - place.offset, 2 * self._room)
+        ids = self.shards.read(place.text + place.offset - before, length + before).astype(np.int64)
         ends = self._tables.sentence_ends(ids) - before
-        ids, begin = ids[before:], 0
-        if before:
-            near = ends[(ends >= 0) & (ends < min(self._room, length))]
-            begin = int(near[0]) if len(near) else 0
+        ids, stretch = ids[before:], min(self._room, length)
+        starts = ends[ends < stretch] if before else np.append(0, ends[ends < stretch])
+        begin = int(starts[int(draw * len(starts))]) if len(starts) else int(draw * stretch)
         ends = np.append(ends[ends > begin], length) - begin
-        last = int(np.searchsorted(ends, target))
-        ends = ends[: last + 1]
+        ends = ends[: int(np.searchsorted(ends, target)) + 1]
         return ids[begin : begin + int(ends[-1])], ends
 
     def _cut(self, text: np.ndarray, ends: np.ndarray, draw: float) -> int:
@@ -173,11 +171,10 @@ class SentencePairs:
         return int(places[int(draw * len(places))])
 
     def _elsewhere(self, place: Place, target: int, draws: _Draws) -> np.ndarray:
-        """Sentences of another document, from anywhere in it."""
+        """Sentences of another document."""
         number = int(draws.other * (self.num_samples - place.samples))
         other = self._places[number + place.samples if number >= place.first_sample else number]
-        left = min(self._room, other.length - other.offset)
-        return self._sentences(other, other.offset + int(draws.other_place * left), target)[0]
+        return self._sentences(other, draws.other_place, target)[0]
 
     def _empty(self, n: int) -> PairBatch:
         shapes = {field.name: (n, self.seq_len) for field in fields(PairBatch)} | {"next_sentence_label": (n,)}

@@ -6,8 +6,8 @@ A shard holds ids, not text; words and sentences are found by these tables alone
   (see `units`) begins a word, and all of these but a space end one where they stand last in a token; other letters and
   digits, and bytes inside a character, continue one. So Chinese is taken character by character, as far as its tokens
   are single characters.
-- Sentences: a token whose text ends in . ! ? or … ends a sentence when a space follows, one that ends in 。！？ or has a
-  line break always does; closing quotes and brackets behind it belong to it. WordPiece keeps no spaces: with it both
+- Sentences: a token whose text ends in . ! ? or … ends a sentence when a space follows, one that ends in 。！？ or has
+  a line break always does; closing quotes and brackets behind it belong to it. WordPiece keeps no spaces: with it both
   always do, and quotes that close as well as open begin what follows.
 """
 
