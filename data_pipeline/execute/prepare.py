@@ -5,10 +5,12 @@ where it was. At the end the results are put together in one folder, which is re
 prepared.json in it says from what it was made; while that still holds, a second run has nothing to do.
 """
 
+import contextlib
 import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
-from data_pipeline.execute.publish import RECORDS, publish, restore
+from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
 from data_pipeline.execute.stages import tokenize
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.stages.tokenize import tokenizer_of
@@ -72,20 +74,32 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
 
     The same configuration and the same files give the same bytes, on any number of workers, killed or not.
     """
+    with beginning(config, force) as stamp:
+        if stamp is not None:
+            with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
+    return _opened(config.out, up_to_date=stamp is None)
+
+
+@contextlib.contextmanager
+def beginning(config: PrepareConfig, force: bool = False) -> Iterator[dict[str, Any] | None]:
+    """Be the only process that makes OUT; gives the stamp of what is to be made, None when OUT is that already.
+
+    DataError when OUT cannot be made, or must not be replaced.
+    """
     stamp = stamp_of(config)
     out = config.out.resolve()
     refuse_bad_places(config, out, [path for path, *_ in stamp["files"]])
     try:
         with making(out):
             restore(out)
-            if not force and _holds(out, stamp):
+            if not force and holds(out, stamp):
                 remove_work(out)
-                return _opened(config.out, up_to_date=True)
-            _refuse_to_replace_others(out)
-            with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
+                yield None
+            else:
+                refuse_to_replace_others(out)
+                yield stamp
     except OSError as error:
         raise disk_error(error, config.out) from error
-    return _opened(config.out, up_to_date=False)
 
 
 def _do(job: Job, stamp: dict[str, Any], fast: bool) -> None:
@@ -105,11 +119,6 @@ def finish(job: Job, stamp: dict[str, Any], timings: Timings) -> None:
     """Put the results of all stages together under the name OUT, and remove the work folder."""
     publish(job, json.dumps(stamp, indent=1, ensure_ascii=False).encode(), STAMP, timings)
     remove_work(job.config.out.resolve())
-
-
-def report_path(out: Path) -> Path:
-    """Where the page about OUT lies: beside it, since it tells times, which differ where the data does not."""
-    return out.with_name(out.name + ".report.html")
 
 
 def _run_stage(job: Job, stage: Stage, driver: Any) -> None:
@@ -150,12 +159,12 @@ def refuse_bad_places(config: PrepareConfig, out: Path, files: list[str]) -> Non
                 raise DataError(f"{path} lies inside {folder}, a folder that is replaced whole: choose another `out`.")
 
 
-def _holds(out: Path, stamp: dict[str, Any]) -> bool:
+def holds(out: Path, stamp: dict[str, Any]) -> bool:
     """True when OUT was made from just this and all its files are still there."""
     try:
         if json.loads((out / STAMP).read_bytes()) != stamp:
             return False
-        truth = hashlib.sha256(read_files(out / "tokenizer").truth).hexdigest()
+        truth = hashlib.sha256(read_files(out / "tokenizer", None, None).truth).hexdigest()
         for name in _set_names(out):
             shards = ShardSet.open(out / name)
             shards.check_sizes()
@@ -176,7 +185,7 @@ def _opened(out: Path, up_to_date: bool) -> Prepared:
     return Prepared(out, sets, up_to_date)
 
 
-def _refuse_to_replace_others(out: Path) -> None:
+def refuse_to_replace_others(out: Path) -> None:
     """Only what an earlier `prepare` made may be replaced."""
     if not out.exists():
         return

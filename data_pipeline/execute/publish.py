@@ -14,6 +14,7 @@ from data_pipeline.execute.stages.shards import collect, shard_tasks
 from data_pipeline.execute.stages.tokenizer import FOLDER
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import sync_folder, write_atomically
+from data_pipeline.report import write_report
 from data_pipeline.shards.manifest import (
     FileRecord,
     Manifest,
@@ -40,11 +41,17 @@ def publish(job: Job, stamp: bytes, stamp_name: str, timings: Timings) -> None:
     _join_broken(job, new / BROKEN)
     write_atomically(new / COUNTS, json.dumps(counts, indent=1, ensure_ascii=False, sort_keys=True).encode())
     write_atomically(new / stamp_name, stamp)
+    write_report(report_path(out), out.name, counts, timings.seconds, {stage.name: stage.doing for stage in job.stages})
     if out.exists():
         shutil.rmtree(job.root / "old", ignore_errors=True)
         out.rename(job.root / "old")
     new.rename(out)
     sync_folder(out.parent)
+
+
+def report_path(out: Path) -> Path:
+    """Where the page about OUT lies: beside it, since it tells times, which differ where the data does not."""
+    return out.with_name(out.name + ".report.html")
 
 
 def restore(out: Path) -> None:
