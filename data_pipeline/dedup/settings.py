@@ -38,6 +38,9 @@ class Decontaminate(Settings):
     """Drop documents that share a long n-gram with evaluation data."""
 
     files: Annotated[list[Place], Field(min_length=1)]
-    """Files of evaluation data; of .jsonl records, every text in them counts."""
+    """Files of evaluation data, of any format that can be read; every text in their records counts, in any field."""
     ngram: PositiveInt = 13
     """Units (words, or characters of a script without spaces) that must be the same, in a row."""
+    shortest: PositiveInt = 8
+    """A text of fewer than `ngram` units must be there as a whole; one of fewer than this says too little and is passed
+    over, such as an answer `yes` (13 and 8 are GPT-3's)."""

@@ -50,7 +50,7 @@ def shingle_hashes(texts: Sequence[str], ngram: int) -> tuple[Hashes, Bounds]:
         out = hashes[first : first + _PIECE]
         starts, ends = _places(first, len(out), bounds, unit_bounds, ngram)
         part = units[starts[0] : ends[-1]]
-        out[:] = _sequence_hashes(part, starts - starts[0], ends - starts[0])
+        out[:] = sequence_hashes(part, starts - starts[0], ends - starts[0])
     return hashes, bounds
 
 
@@ -90,7 +90,7 @@ def _places(first: int, count: int, bounds: Bounds, unit_bounds: Bounds, ngram: 
     return starts, np.minimum(starts + ngram, unit_bounds[1:][texts])
 
 
-def _sequence_hashes(units: Hashes, starts: Bounds, ends: Bounds) -> Hashes:
+def sequence_hashes(units: Hashes, starts: Bounds | slice, ends: Bounds | slice) -> Hashes:
     """Hash units[start:end]: a polynomial modulo 2^64 by prefix sums, shifted back, then a finalizer."""
     powers, inverses = _powers(max(2 * _PIECE, 1 << (len(units) - 1).bit_length()))
     sums = np.zeros(len(units) + 1, np.uint64)
