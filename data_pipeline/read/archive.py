@@ -29,9 +29,12 @@ class Archive:
 
     def records(self) -> Iterator[tuple[int, bytes | str | None]]:
         """Yield (offset, record) of each: its bytes, None for a type that holds no text, or what is wrong with it."""
-        while line := self._line():
+        while True:
+            self.start, self.excerpt = self._before + self._at, b""
+            line = self._line()
+            if not line:
+                return
             if line not in _BLANK:
-                self.start = self._before + self._at - len(line)
                 self.excerpt = line[:200]
                 yield self.start, self._record(line)
 

@@ -29,17 +29,18 @@ def read_tabs(file: Input, start: Place, end: int | None) -> Iterator[Document |
 
 def _read(file: Input, start: int, delimiter: str) -> Iterator[Document | Broken]:
     """A row of more or fewer fields than the first, or with a quote out of place, is broken; blank rows are none."""
-    position, names = 0, list[str]()
+    position = 0
     with file.uncompressed() as stream:
         lines = _Lines(io.TextIOWrapper(stream, file.encoding or "utf-8", "surrogateescape", newline=""))
         try:
-            for row in _rows(lines, delimiter):
-                if isinstance(row, list) and not names:
-                    if file.text_field not in row:
-                        yield file.broken(0, 0, no_field(file.text_field, row))
-                        return
-                    names = row
-                    continue
+            rows = _rows(lines, delimiter)
+            names = next(rows, None)
+            if names is None:
+                return
+            if isinstance(names, str) or file.text_field not in names:
+                yield file.broken(0, 0, f"the row of names: {_no_names(names, file.text_field)}")
+                return
+            for row in rows:
                 if position >= start:
                     yield _item(file, names, row, position, lines)
                 position += 1
@@ -49,14 +50,20 @@ def _read(file: Input, start: int, delimiter: str) -> Iterator[Document | Broken
             yield file.broken(position, 0, str(damage))
 
 
+def _no_names(names: list[str] | str, text_field: str) -> str:
+    """Why a first row does not say which column is the text."""
+    return names if isinstance(names, str) else no_field(text_field, [ascii(name)[1:-1] for name in names])
+
+
 def _item(file: Input, names: list[str], row: list[str] | str, position: int, lines: "_Lines") -> Document | Broken:
-    excerpt = lines.beginning.encode(errors="surrogateescape")
     if isinstance(row, str):
-        return file.broken(position, 0, f"line {lines.number + 1}: {row}", excerpt)
-    record = {name: field for name, field in zip(names, row, strict=True) if name in (file.text_field, file.id_field)}
-    if all(map(_is_text, record.values())):
-        return file.document(record, position)
-    problem = f"not {(file.encoding or 'utf-8').upper()}; say the file's `encoding`"
+        problem = row
+    else:
+        record = {name: row[names.index(name)] for name in (file.id_field, file.text_field) if name in names}
+        if all(map(_is_text, record.values())):
+            return file.document(record, position)
+        problem = f"not {(file.encoding or 'utf-8').upper()}; say the file's `encoding`"
+    excerpt = lines.beginning.encode(errors="surrogateescape")
     return file.broken(position, 0, f"line {lines.number + 1}: {problem}", excerpt)
 
 

@@ -1,8 +1,10 @@
 """One file to read: where it lies, what its documents have in common, and its uncompressed bytes."""
 
 import contextlib
+import functools
 import gzip
 import io
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -97,7 +99,7 @@ class Input:
                 if file.tell() > LARGEST:
                     raise Damaged(f"it unpacks to more than {LARGEST >> 30} GiB")
             file.seek(0)
-            yield cast(BinaryIO, file)
+            yield cast(BinaryIO, _Counted(file, lambda consumed: None))
 
 
 def input_of(path: str, source: Source, advance: Callable[[int], object] = lambda consumed: None) -> Input:
@@ -176,6 +178,19 @@ class _Counted(_Raw):
         count = self._file.readinto(buffer)  # type: ignore[attr-defined]
         self._advance(count)
         return int(count)
+
+    def read(self, size: int | None = -1) -> bytes | None:
+        """No more than there is: a damaged length must not make room for itself."""
+        if size is not None and size > BLOCK and self.seekable():
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(-1 if size is None else size)
+
+    @functools.cached_property
+    def _size(self) -> int:
+        here = self.tell()
+        size = self.seek(0, os.SEEK_END)
+        self.seek(here)
+        return size
 
     def seekable(self) -> bool:
         return self._file.seekable()

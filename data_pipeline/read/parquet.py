@@ -73,7 +73,7 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
     size = 0 if file.compression else raw.seek(0, 2)
     for group, rows in enumerate(groups):
         if first + rows > start:
-            reader, count = _plan(raw, table, group, columns)
+            reader, count = _plan(raw, table, table.metadata.row_group(group), columns)
             here = first
             for batch in reader.iter_batches(count, row_groups=[group], columns=columns):
                 if here + batch.num_rows > start:
@@ -83,18 +83,14 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
         file.advance(size * rows // max(1, sum(groups)))
 
 
-def _plan(raw: Any, table: pq.ParquetFile, group: int, columns: list[str]) -> tuple[pq.ParquetFile, int]:
+def _plan(raw: Any, table: pq.ParquetFile, group: Any, columns: list[str]) -> tuple[pq.ParquetFile, int]:
     """How to read a row group without holding much more than _MOST_BYTES: the reader, and the rows of a batch.
 
-    A column with a dictionary may hold one large text a million times in a few bytes. Where so many rows as are worth
-    a batch could each be the largest text there is, the texts stay in the dictionary, which takes three times as long.
+    One large text may stand in a million rows, in a few bytes. Where so many rows as are worth a batch could each be
+    the largest text there is room for, texts stay in a dictionary, which takes up to three times as long. (Of a
+    column's own metadata nothing is asked: on damaged ones Arrow aborts the process.)
     """
-    chunks = [table.metadata.row_group(group).column(number) for number in range(table.metadata.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema in columns]
-    size = max(1, sum(chunk.total_uncompressed_size for chunk in chunks))
-    rows = max(1, table.metadata.row_group(group).num_rows)
-    if not any(chunk.has_dictionary_page for chunk in chunks):
-        return table, max(1, min(_MOST_ROWS, _MOST_BYTES // 4 * rows // size))
+    size, rows = max(1, group.total_byte_size), max(1, group.num_rows)
     if _MOST_BYTES // size >= _FEWEST_ROWS:
         return table, min(_MOST_ROWS, _MOST_BYTES // size)
     return _table(raw, columns), max(1, min(_MOST_ROWS, _MOST_BYTES // 4 * rows // size))
