@@ -34,6 +34,8 @@ class ContextMethod(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    from launcher.cli.bench_loader import loader
+
     sub = typer.Typer(no_args_is_help=True, help="Measure steps, layouts, the start, the loader, or deduplication.")
     sub.command("step")(step)
     sub.command("loader")(loader)
@@ -64,32 +66,6 @@ def step(
         typer.echo(json.dumps(result))
     else:
         _print(_step_rows(result), result["command"])
-
-
-def loader(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw batches.")] = 2.0,
-    as_json: AsJson = False,
-) -> None:
-    """Tokens/s that one process reads from the run's shards, warm, by the loader that training uses.
-
-    A batch is about half a million tokens, or train.global_batch_size sequences when that is given as an argument.
-    """
-    from launcher.config import RunConfig
-    from launcher.yaml_config import COMMAND_LINE, load
-    from tools.bench.loader import measure_loader
-    from tools.inspect.batch import open_mixture
-
-    loaded = load(config, RunConfig, overrides or [])
-    given = loaded.origin("train.global_batch_size").place == COMMAND_LINE
-    batch = loaded.value.train.global_batch_size if given else None
-    result = measure_loader(open_mixture(loaded.value), batch, seconds)
-    result["command"] = _command("loader", config, overrides, "--seconds", str(seconds))
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        _print(_loader_rows(result), result["command"])
 
 
 def context(
@@ -352,15 +328,6 @@ def _step_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
             ("losses agree to", f"{theirs['largest_loss_difference']:.1e} of their value"),
         ]
     return rows
-
-
-def _loader_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        ("one batch", f"{result['global_batch_size']} sequences of {result['seq_len']} tokens"),
-        ("sources", ", ".join(result["sources"])),
-        ("throughput", f"{result['tokens_per_second']:,.0f} tokens/s in one process, warm"),
-        ("time for a batch", f"{result['milliseconds_per_batch']:.3f} ms over {result['batches']} batches"),
-    ]
 
 
 def _print(rows: list[tuple[str, str]], command: str) -> None:

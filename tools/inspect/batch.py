@@ -163,8 +163,8 @@ def _ids_of(places: list[_Place]) -> dict[tuple[Path, int], str]:
         if place.origin.id_hash:
             files[place.shards.prefix, place.origin.source].append(place)
         else:  # imported tokens have no ids of their own
-            identity = identity_of(None, place.origin.source, place.origin.position)
-            ids[place.shards.prefix, place.span.document] = identity
+            named = identity_of(None, place.origin.source, place.origin.position)
+            ids[place.shards.prefix, place.span.document] = named
     for (prefix, source), here in files.items():
         manifest = here[0].shards.manifest
         wanted = {(place.origin.position, place.origin.offset) for place in here}
