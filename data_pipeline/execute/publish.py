@@ -64,7 +64,8 @@ def restore(out: Path) -> None:
 def counts_of(job: Job) -> Counts:
     """All that was counted in all stages: the same for the same sources and settings."""
     stages = [stage for stage in ("clean", "tokenize") if job.has(stage)]
-    return merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
+    counts = merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
+    return {**counts, "steps": [step.name for step in job.config.clean]}
 
 
 def _manifest(job: Job, name: str, counts: Counts) -> Manifest:

@@ -128,13 +128,11 @@ def _rejections(counts: Counts) -> Iterator[str]:
     total = _totals(counts).get("documents", 0)
     yield "<h2>Why documents were rejected</h2>"
     order = sorted(rejected, key=lambda kind: -rejected[kind])
-    yield html.table(
-        ["reason", "documents", "of all", ""],
-        [
-            [kind, number(rejected[kind]), percent(rejected[kind], total), html.bar(rejected[kind] / total)]
-            for kind in order
-        ],
-    )
+    rows = [
+        [kind, number(rejected[kind]), percent(rejected[kind], total), html.bar(rejected[kind] / total)]
+        for kind in order
+    ]
+    yield html.table(["reason", "documents", "of all", ""], rows)
     for kind in order:
         quotes = [(found["id"], found["text"]) for found in counts.get("examples", {}).get(kind, [])]
         yield html.folded(f"{kind}: examples", quotes)
@@ -186,16 +184,10 @@ def _time(counts: Counts, seconds: dict[str, float], stages: dict[str, str]) -> 
     if slowest:
         yield f"<p>The slowest stage was {html.escape(stages.get(slowest, slowest))}.</p>"
     size = _totals(counts).get("text_bytes", 0)
-    rows = [
-        [
-            stages.get(name, name),
-            duration(taken),
-            percent(taken, total),
-            amount(size / max(taken, 1e-9)),
-            html.bar(taken / total),
-        ]
-        for name, taken in seconds.items()
-    ]
+    rows = []
+    for name, taken in seconds.items():
+        rate, share = amount(size / max(taken, 1e-9)), html.bar(taken / max(total, 1e-9))
+        rows.append([stages.get(name, name), duration(taken), percent(taken, total), rate, share])
     yield html.table(["stage", "time", "share", "text a second", ""], rows)
 
 
