@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,22 +102,50 @@ def inspect(
         Path | None, typer.Option(help="Folder of the tokenizer; unset: `tokenizer` beside the set.")
     ] = None,
     documents: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, help="Say also how documents fall into sequences of so many tokens.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a shard set's counts and its first documents, decoded."""
+    """Show a shard set's counts and its first documents, decoded. With --seq-len the plan for packing is made ready."""
     from data_pipeline.shards import ShardSet
+    from tools.inspect.packing import describe_packing
     from tools.inspect.shards import first_documents, tokenizer_of
 
     shards = ShardSet.open(prefix)
     found = first_documents(shards, tokenizer_of(shards, tokenizer), documents)
+    packing = describe_packing(shards, seq_len) if seq_len else None
     if as_json:
-        typer.echo(json.dumps({**_summary(shards.manifest), "first_documents": found}, ensure_ascii=False))
+        extra = {"packing": packing} if packing else {}
+        summary = {**_summary(shards.manifest), **extra, "first_documents": found}
+        typer.echo(json.dumps(summary, ensure_ascii=False))
         return
     show_sets({prefix: shards.manifest}, as_json=False)
+    if packing:
+        _show_packing(packing)
     for document in found:
         typer.echo(
             f"\n{document['source']}:{document['record']}  {document['num_tokens']} tokens\n  {document['text']}"
         )
+
+
+def _show_packing(packing: dict[str, Any]) -> None:
+    """Print one row a way to cut the set into sequences."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    titles = ("data.packing", "sequences", "filled", "targets", "documents cut")
+    table = Table(*(Column(title, justify="right" if number else "left") for number, title in enumerate(titles)))
+    for name in ("contiguous", "best_fit"):
+        way = packing[name]
+        table.add_row(
+            name, f"{way['sequences']:,}", f"{way['filled']:.2%}", f"{way['targets']:,}", f"{way['cut_documents']:,}"
+        )
+    Console().print(table)
+    typer.echo(
+        f"{packing['too_long_documents']:,} of {packing['documents']:,} documents are longer than {packing['seq_len']} + 1 "
+        f"tokens and are cut by any packing. The plan for best_fit is {packing['plan']}."
+    )
 
 
 def verify(prefix: Prefix, as_json: AsJson = False) -> None:
