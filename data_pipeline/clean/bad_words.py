@@ -1,5 +1,6 @@
 """Documents with obscene words."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Literal
 
@@ -40,6 +41,11 @@ class BadWords(StepSettings):
             return document
 
         return step
+
+    def fingerprint(self) -> str:
+        """Digest of the files' words."""
+        words = {language: _read(file) for language, file in sorted(self.files.items())}
+        return hashlib.sha256(repr(words).encode()).hexdigest() if words else ""
 
 
 class Phrases:

@@ -1,6 +1,6 @@
 """The configured steps, one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 from data_pipeline.clean.step import Rejected, StepSettings
@@ -25,6 +25,13 @@ class Cleaner:
 
     def __call__(self, document: Document) -> Document | Rejected:
         """Clean one document. DataError when a step of the user's own fails."""
+        last: Document | Rejected = document
+        for _, result in self.trace(document):
+            last = result
+        return last
+
+    def trace(self, document: Document) -> Iterator[tuple[int, Document | Rejected]]:
+        """Clean one document, and yield (number of the step, what came of it) for each step that concerns it."""
         began = perf_counter()
         for place, name, step, languages in self._steps:
             if languages is not None and document.language not in languages:
@@ -34,11 +41,13 @@ class Cleaner:
             self.seconds[place] += now - began
             began = now
             if isinstance(result, Rejected):
-                return Rejected(name, result.reason)
+                yield place, Rejected(name, result.reason)
+                return
             if not result.text or result.text.isspace():
-                return Rejected(name, EMPTY)
+                yield place, Rejected(name, EMPTY)
+                return
+            yield place, result
             document = result
-        return document
 
 
 def _names(steps: Sequence[StepSettings]) -> list[str]:

@@ -1,5 +1,6 @@
 """A step that the user wrote."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -37,7 +38,7 @@ class Function(StepSettings):
 
     def build(self) -> Step:
         """Import the function. DataError when it is not there, and later when it fails or returns something else."""
-        function = load(self.function)
+        _, function = _load(self.function)
 
         def step(document: Document) -> Document | Rejected:
             try:
@@ -51,8 +52,13 @@ class Function(StepSettings):
 
         return step
 
+    def fingerprint(self) -> str:
+        """Digest of the file that is named; what it imports is not looked at."""
+        file = getattr(_load(self.function)[0], "__file__", None)
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
     def _read(self, answer: object, document: Document) -> Document | Rejected:
-        if isinstance(answer, Document | Rejected):
+        if isinstance(answer, Document) and isinstance(answer.text, str):
             return answer
         if isinstance(answer, str):
             return with_text(document, answer)
@@ -60,23 +66,31 @@ class Function(StepSettings):
             return document
         if answer is None or answer is False:
             return Rejected(self.name, "rejected")
+        if isinstance(answer, Rejected):
+            return Rejected(self.name, str(answer.reason))
         raise DataError(
-            f"the cleaning function {self.function} returned {type(answer).__name__} for document {document.identity}; "
+            f"the cleaning function {self.function} returned {_kind(answer)} for document {document.identity}; "
             "it must return a Document, a text, True, None, False or Rejected."
         )
 
 
-def load(reference: str) -> Callable[..., Any]:
+def _kind(answer: object) -> str:
+    if isinstance(answer, Document):
+        return f"a Document whose text is {type(answer.text).__name__}"
+    return type(answer).__name__
+
+
+def _load(reference: str) -> tuple[ModuleType, Callable[..., Any]]:
     """Import `module:name` or `file.py:name`. DataError when there is no such function."""
     place, _, name = reference.rpartition(":")
     try:
         module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
         function = getattr(module, name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"cannot load the cleaning function {reference}: {type(error).__name__}: {error}.") from error
     if not callable(function):
         raise DataError(f"{reference} is no function, but {type(function).__name__}.")
-    return function
+    return module, function
 
 
 def _from_name(name: str) -> ModuleType:
@@ -87,8 +101,9 @@ def _from_name(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"cleaning function in {path.resolve()}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
