@@ -17,6 +17,7 @@ import base64
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from data_pipeline.tokenizer.protobuf import Value, fields, float_of, last_values
@@ -68,6 +69,7 @@ class Model:
         return max((len(piece.text) for piece in self.pieces if len(set(piece.text)) == 1), default=0)
 
 
+@lru_cache(maxsize=1)
 def parse_model(data: bytes) -> Model:
     """Read a model file. ValueError when it is damaged or something else."""
     pieces: list[Piece] = []

@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from data_pipeline.settings import Location, Settings
+
+ModelKind = Literal["byte_bpe", "sentencepiece_unigram", "sentencepiece_bpe", "wordpiece"]
+"""Kinds of tokenizers that can be trained."""
 
 
 class TrainTokenizer(Settings):
@@ -13,9 +16,23 @@ class TrainTokenizer(Settings):
     kind: Literal["train"]
     """Selects this choice."""
     vocab_size: Annotated[int, Field(ge=257)]
-    """Tokens to end up with: 256 bytes, the end-of-document token, and merges."""
+    """Tokens to end up with: bytes or characters, special tokens, and what is learnt. A small corpus may give fewer."""
+    model: ModelKind = "byte_bpe"
+    """`byte_bpe` (GPT-2's words, every byte known), `sentencepiece_bpe` or `sentencepiece_unigram` (spaces are part of
+    the pieces, rare characters fall back to bytes), or `wordpiece` (BERT: [PAD], [UNK], [CLS], [SEP], [MASK])."""
+    lowercase: bool = False
+    """Only for `wordpiece`: ignore capitals and accents, as BERT's uncased models do."""
+    sample_bytes: PositiveInt = 1 << 27
+    """Bytes of text to train on, at most. Memory for each, measured: in English 12 bytes with `byte_bpe`, 10 with
+    `wordpiece`, 13 with `sentencepiece_bpe`, 21 with `sentencepiece_unigram`; in Chinese up to 90, 10, 35 and 40."""
     model_max_length: PositiveInt = 2048
     """Longest sequence, as noted for transformers in tokenizer_config.json."""
+
+    @model_validator(mode="after")
+    def _lowercase_is_for_wordpiece(self) -> "TrainTokenizer":
+        if self.lowercase and self.model != "wordpiece":
+            raise ValueError(f"lowercase is for model: wordpiece; {self.model} keeps every byte of the text")
+        return self
 
 
 class LoadTokenizer(Settings):
@@ -24,7 +41,13 @@ class LoadTokenizer(Settings):
     kind: Literal["load"]
     """Selects this choice."""
     path: Location
-    """Folder with tokenizer.json and tokenizer_config.json."""
+    """A folder with tokenizer.json, or a file: tokenizer.json, a sentencepiece model, tiktoken's ranks, Mistral's
+    tekken.json or BERT's vocab.txt."""
+    eos_token: str | None = None
+    """The token that ends a document, where the file does not tell or another is wanted: `</s>`, `<|endoftext|>`."""
+    pattern: str | None = None
+    """Only for tiktoken's ranks: how text is split into words, as `gpt2`, `r50k`, `p50k`, `cl100k`, `o200k`, `llama3`
+    or a regular expression; unset: the file's name begins with one of these."""
 
 
 TokenizerSettings = Annotated[TrainTokenizer | LoadTokenizer, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ tiktoken's look-up of whole words.
 import base64
 import binascii
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipeline.errors import DataError
 
@@ -25,6 +25,20 @@ O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _END
 )
 _END_OF_TEXT = "<|endoftext|>"
+
+
+class Encoding(NamedTuple):
+    """What a ranks file does not say."""
+
+    pattern: str
+    """The regular expression that finds the words of a text."""
+    special: dict[str, int]
+    """Ids of the special tokens."""
+    size: int
+    """Ids in all; those without a token are reserved."""
+
+
+_FIM = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260}
 _LLAMA3 = {
     "<|begin_of_text|>": 128000,
     "<|end_of_text|>": 128001,
@@ -32,22 +46,15 @@ _LLAMA3 = {
     "<|end_header_id|>": 128007,
     "<|eot_id|>": 128009,
 }
-_CL100K_SPECIAL = {
-    _END_OF_TEXT: 100257,
-    "<|fim_prefix|>": 100258,
-    "<|fim_middle|>": 100259,
-    "<|fim_suffix|>": 100260,
-    "<|endofprompt|>": 100276,
+ENCODINGS = {
+    "gpt2": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257),
+    "r50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257),
+    "p50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50281),
+    "cl100k": Encoding(CL100K, {_END_OF_TEXT: 100257, **_FIM, "<|endofprompt|>": 100276}, 100277),
+    "o200k": Encoding(O200K, {_END_OF_TEXT: 199999, "<|endofprompt|>": 200018}, 200019),
+    "llama3": Encoding(CL100K, _LLAMA3, 128256),
 }
-ENCODINGS: dict[str, tuple[str, dict[str, int]]] = {
-    "gpt2": (GPT2, {_END_OF_TEXT: 50256}),
-    "r50k": (GPT2, {_END_OF_TEXT: 50256}),
-    "p50k": (GPT2, {_END_OF_TEXT: 50256}),
-    "cl100k": (CL100K, _CL100K_SPECIAL),
-    "o200k": (O200K, {_END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
-    "llama3": (CL100K, _LLAMA3),
-}
-"""By name: the pattern that splits a text into words, and the special tokens."""
+"""By name."""
 _TEKKEN = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"]
 _TEKKEN += ["[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"]
 _TEKKEN += ["[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"]
@@ -79,19 +86,21 @@ def tiktoken_to_json(data: bytes, stem: str, pattern: str | None, eos_token: str
             f"{', '.join(ENCODINGS)}, or to the regular expression."
         )
     ranks = _ranks(data)
-    expression, special = ENCODINGS.get(name, (name, {}))
-    if name in ENCODINGS and not special.keys() <= _free(special, ranks):
-        raise DataError(f"its {len(ranks)} ranks are not those of {name}, whose special tokens have their ids.")
-    eos = eos_token or next((token for token in ("<|end_of_text|>", _END_OF_TEXT) if token in special), None)
+    known = ENCODINGS.get(name, Encoding(name, {}, 0))
+    taken = set(ranks.values())
+    if name in ENCODINGS and (taken & {*known.special.values()} or len(taken | {*known.special.values()}) > known.size):
+        raise DataError(f"its {len(ranks):,} ranks are not those of {name}: set `pattern` to the right name.")
+    eos = eos_token or next((token for token in ("<|end_of_text|>", _END_OF_TEXT) if token in known.special), None)
     if eos is None:
         raise DataError("a ranks file names no special token: set `eos_token`, such as <|endoftext|>.")
-    special = special if eos in special else special | {eos: 1 + max([*ranks.values(), *special.values()])}
-    return bpe_json(ranks, expression, special), eos
+    special = known.special or {eos: 1 + max(taken)}
+    return bpe_json(ranks, known.pattern, _without_gaps(special, taken, known.size)), eos
 
 
-def _free(special: dict[str, int], ranks: dict[bytes, int]) -> set[str]:
-    taken = set(ranks.values())
-    return {token for token, index in special.items() if index not in taken}
+def _without_gaps(special: dict[str, int], taken: set[int], size: int) -> dict[str, int]:
+    """With names for ids that have no token: `tokenizers` would number the tokens after a gap anew."""
+    free = set(range(size)) - taken - {*special.values()}
+    return special | {f"<|reserved_special_token_{number}|>": index for number, index in enumerate(sorted(free))}
 
 
 def tekken_to_json(content: dict[str, Any]) -> bytes:

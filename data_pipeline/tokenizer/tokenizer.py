@@ -43,10 +43,11 @@ class Tokenizer:
         self._reference, self._json = self._reference_encoder()
         self.digest = hashlib.sha256(self._files.truth).hexdigest()
         """sha256 of tokenizer.json or, for sentencepiece, of tokenizer.model: the identity in every manifest."""
-        self.vocab_size: int = 1 + max(self._ids().values())
+        ids = self._ids()
+        self.vocab_size: int = 1 + max(ids.values())
         """Largest id + 1."""
         self.eos_token = content_of(config.get("eos_token"))
-        self.eos_id: int = self._eos_id()
+        self.eos_id: int = self._eos_id(ids)
         encoder, self.note = self._bulk_encoder() if fast else (self._reference, "")
         """Why texts do not go through the fast encoder, in a sentence; empty when they do, or were not asked to."""
         self._encoder = LongTexts(encoder)
@@ -155,13 +156,13 @@ class Tokenizer:
         assert self._hf is not None
         return self._hf.tokenizer.get_vocab(with_added_tokens=True)
 
-    def _eos_id(self) -> int:
-        found = self._ids().get(self.eos_token) if self.eos_token else None
+    def _eos_id(self, ids: dict[str, int]) -> int:
+        found = ids.get(self.eos_token) if self.eos_token else None
         if found is None:
             known = ", ".join(list(self.special_tokens)[:8]) or "none"
             raise DataError(
                 f"the end-of-document token is {'not set' if self.eos_token is None else repr(self.eos_token)}, and "
-                "documents could not be ended: set `eos_token` (in the configuration, or in tokenizer_config.json) to a "
+                "documents could not be ended: set `eos_token` (in the configuration or in tokenizer_config.json) to a "
                 f"token of the vocabulary. Its special tokens: {known}."
             )
         return found
