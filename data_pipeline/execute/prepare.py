@@ -23,6 +23,7 @@ from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
 from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
 from data_pipeline.execute.stages import tokenize
+from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.stages.tokenize import tokenizer_of
 from data_pipeline.execute.stages.tokenizer import configured
@@ -62,6 +63,12 @@ class Prepared:
     def tokenizer(self) -> Tokenizer:
         """The one in OUT/tokenizer."""
         return Tokenizer.load(self.out / "tokenizer")
+
+    @property
+    def num_broken(self) -> int:
+        """Records that could not be read."""
+        path = self.out / BROKEN
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     @property
     def report(self) -> Path:

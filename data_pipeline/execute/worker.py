@@ -17,7 +17,7 @@ from typing import Any
 
 from data_pipeline.errors import DataError
 from data_pipeline.execute.claim import locked
-from data_pipeline.execute.job import Advance, Job
+from data_pipeline.execute.job import Advance, Job, patiently
 from data_pipeline.execute.task import disk_error
 from data_pipeline.tokenizer.fast import FastEncoderDiffers
 
@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 
 def run_task(job: Job, stage: str, index: int, advance: Advance = lambda size: None) -> None:
     """Do one task of a job, if it is not done: the one function that all drivers call. DataError when it fails."""
-    task = job.tasks(stage)[index]
+    task = patiently(lambda: job.tasks(stage))[index]
     if task.done:
         return
     try:

@@ -15,6 +15,7 @@ th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px soli
 th.n, td.n { text-align: right; white-space: nowrap; }
 td:first-child { min-width: 7.5rem; }
 @media (max-width: 36rem) { body { font-size: 14px; } .bar { min-width: 2.5rem; } th.n { white-space: normal; } }
+th, td.n { overflow-wrap: normal; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
 .facts div { background: var(--soft); border-radius: .5rem; padding: .6rem .8rem; }
 .facts b { display: block; font-size: 1.2rem; overflow-wrap: normal; }

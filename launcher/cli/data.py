@@ -18,13 +18,11 @@ IdField = Annotated[str, typer.Option(help="Field of a record that holds the doc
 Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-_FEW_TOKENS = 2049
-"""One sequence of 2,048 tokens and its last target."""
-
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     from launcher.cli.data_foreign import export_tokens, import_tokens
+    from launcher.cli.data_prepare import prepare
 
     sub = typer.Typer(no_args_is_help=True, help="Prepare, inspect and verify token shards.")
     sub.command("prepare")(prepare)
@@ -35,30 +33,6 @@ def register(app: typer.Typer) -> None:
     sub.command("import")(import_tokens)
     sub.command("export")(export_tokens)
     app.add_typer(sub, name="data")
-
-
-def prepare(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/data/quickstart.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read, split, tokenize and shard, as configured. A second run finds the result up to date."""
-    from data_pipeline.config import PrepareConfig
-    from data_pipeline.execute import prepare as run
-    from launcher.yaml_config import load
-
-    done = run(load(config, PrepareConfig, overrides or []).value, force)
-    if not as_json:
-        typer.echo(f"{done.out} {'is up to date' if done.up_to_date else 'is ready'}; tokenizer: {done.out}/tokenizer")
-    validation = done.sets.get("validation")
-    if validation and validation.num_tokens < _FEW_TOKENS:
-        typer.echo(
-            f"The validation set has only {validation.num_tokens:,} tokens; its loss will say little, and no sequence "
-            "longer than that can be made of it: raise validation_fraction or add documents.",
-            err=True,
-        )
-    show_sets({str(done.out / name): manifest for name, manifest in done.sets.items()}, as_json)
 
 
 def train_tokenizer(
