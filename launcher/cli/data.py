@@ -117,8 +117,8 @@ def _show_packing(packing: dict[str, Any]) -> None:
         )
     Console().print(table)
     typer.echo(
-        f"{packing['too_long_documents']:,} of {packing['documents']:,} documents are longer than {packing['seq_len']} + 1 "
-        f"tokens and are cut by any packing. The plan for best_fit is {packing['plan']}."
+        f"{packing['too_long_documents']:,} of {packing['documents']:,} documents are longer than {packing['seq_len']} "
+        f"+ 1 tokens: any packing cuts them. The plan for best_fit is {packing['plan']}."
     )
 
 
