@@ -18,6 +18,9 @@ def prepare(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/data/quickstart.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
     force: Force = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Write nothing: show what cleaning would do to so many documents.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read, clean, deduplicate, tokenize and shard, as configured.
@@ -29,7 +32,13 @@ def prepare(
     from data_pipeline.execute import prepare as run
     from launcher.yaml_config import load
 
-    done = run(load(config, PrepareConfig, overrides or []).value, force)
+    settings = load(config, PrepareConfig, overrides or []).value
+    if sample:
+        from launcher.cli.data_sample import show_sample
+
+        show_sample(settings, sample, as_json)
+        return
+    done = run(settings, force)
     if not as_json:
         typer.echo(f"{done.out} {'is up to date' if done.up_to_date else 'is ready'}; tokenizer: {done.out}/tokenizer")
         typer.echo(f"report: {done.report}")
