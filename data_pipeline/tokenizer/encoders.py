@@ -1,10 +1,5 @@
-"""Encoders: texts to ids. The references are the libraries that define a tokenizer; fastokens is the fast one.
+"""Encoders: texts to ids. The references are the libraries that define a tokenizer; fastokens is the fast one."""
 
-Threads: each library has a pool of its own. A worker process that should use one core calls `limit_threads(1)`
-before it loads a tokenizer; the libraries read these environment variables once, at their first use.
-"""
-
-import os
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -35,10 +30,8 @@ class Encoder(Protocol):
         ...
 
 
-def limit_threads(count: int) -> None:
-    """Let each encoder of this process (and of those it starts) use `count` threads; call it before the first load."""
-    os.environ["RAYON_NUM_THREADS"] = os.environ["FASTOKENS_BPE_THREADS"] = str(count)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "FASTOKENS_BPE_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Environment of a process whose encoders should use one core; each library has a pool of threads of its own."""
 
 
 class HuggingFaceEncoder:

@@ -18,8 +18,9 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.drivers.driver import Report
 from data_pipeline.execute.job import Job
 from data_pipeline.execute.worker import failure, run_task
+from data_pipeline.tokenizer import encoders
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", **encoders.ONE_THREAD}
 """For a worker: its neighbours have the other cores."""
 
 
