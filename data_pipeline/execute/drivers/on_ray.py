@@ -1,0 +1,166 @@
+"""Ray core tasks, one core each: on a Ray cluster that is there, or on one started on this machine for the while."""
+
+import contextlib
+import functools
+import os
+import secrets
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from data_pipeline.config import Execution
+from data_pipeline.errors import DataError
+from data_pipeline.execute.drivers.driver import Report
+from data_pipeline.execute.drivers.local import ONE_THREAD
+from data_pipeline.execute.job import Job, patiently
+from data_pipeline.execute.worker import failure, outcome
+
+_RETRIES = 2
+"""So often a task whose worker or node is lost goes on elsewhere, from its last record, before the run ends."""
+_OBJECT_STORE = 80 * 2**20
+"""Bytes; Ray takes no less, and nothing but the numbers of tasks goes through it."""
+_ALONE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too it makes Ray listen on the loopback address only
+    "RAY_AUTH_MODE": "token",
+}
+"""Environment of a Ray that serves this process alone; read when ray is imported."""
+
+
+class OnRay:
+    """As many tasks in flight as configured, or as the cluster has cores."""
+
+    def __init__(self, execution: Execution) -> None:
+        """Nothing is started or connected yet."""
+        self._execution = execution
+        self._stack = contextlib.ExitStack()
+        self._ray: ModuleType | None = None
+        self._name = secrets.token_hex(8)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._ray = None
+        self._stack.close()
+
+    def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
+        """Do the tasks. What a lost worker or node had begun another one goes on with; DataError at the third time."""
+        ray = self._ray or self._connected()
+        work, size = _remote(ray), self._size(ray)
+        waiting = list(reversed(tasks))
+        flying: dict[Any, int] = {}
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < size:
+                    index = waiting.pop()
+                    flying[work.remote(self._name, str(job.root), str(Path.cwd()), stage, index)] = index
+                for done in ray.wait(list(flying))[0]:
+                    index = flying.pop(done)
+                    _take(ray, done, stage, index)
+                    report(index, job.tasks(stage)[index].size)
+        except BaseException:
+            _stop(ray, list(flying))
+            raise
+        patiently(lambda: job.finished(stage))
+
+    def _connected(self) -> ModuleType:
+        """Start Ray here, or connect to the cluster that the configuration names."""
+        address = self._execution.ray_address
+        if address is None:
+            os.environ.update(_ALONE)
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray = _imported()
+        if not ray.is_initialized():
+            try:
+                self._connect(ray, address) if address else self._start(ray)
+            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+                where = f"at {address} cannot be reached" if address else "cannot be started on this machine"
+                raise DataError(f"Ray {where}: {_first_line(error)}") from error
+        self._ray = ray
+        return ray
+
+    def _start(self, ray: ModuleType) -> None:
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-ray-", ignore_cleanup_errors=True))
+        self._stack.callback(ray.shutdown)
+        ray.init(
+            address="local",
+            num_cpus=self._execution.workers or len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE,
+            _temp_dir=folder,
+        )
+
+    def _connect(self, ray: ModuleType, address: str) -> None:
+        self._stack.callback(ray.shutdown)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+
+    def _size(self, ray: ModuleType) -> int:
+        size = self._execution.workers or int(ray.cluster_resources().get("CPU", 0))
+        if size == 0:
+            raise DataError("the Ray cluster has no CPU now; set execution.workers if it grows when it is asked.")
+        return size
+
+
+def _imported() -> ModuleType:
+    try:
+        import ray
+    except ImportError:
+        raise DataError("execution.driver is ray, which is not installed: pip install 'megamodel[ray]'.") from None
+    return ray
+
+
+def _remote(ray: ModuleType) -> Any:
+    """The function as Ray runs it: with one core, one thread, and this process's own modules."""
+    environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(_own_paths())}
+    return ray.remote(num_cpus=1, max_retries=_RETRIES, runtime_env={"env_vars": environment})(_do)
+
+
+def _own_paths() -> list[str]:
+    """Where this process finds modules, besides those of its interpreter: a cluster has an environment of its own."""
+    theirs = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    return [path for path in paths if not any(Path(path).is_relative_to(other) for other in theirs)]
+
+
+def _do(name: str, root: str, folder: str, stage: str, index: int) -> dict[str, Any]:
+    """Runs in a worker of Ray, on any machine that sees the files."""
+    os.chdir(folder)
+    return outcome(_opened(name, root), stage, index)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(name: str, root: str) -> Job:
+    """The job, read once a worker for each driver (whose name it is)."""
+    return Job.open(Path(root))
+
+
+def _take(ray: ModuleType, done: Any, stage: str, index: int) -> None:
+    """Raise what went wrong with a task, if anything did."""
+    try:
+        error = failure(ray.get(done))
+    except ray.exceptions.RayError as lost:
+        raise DataError(
+            f"Ray lost task {index} of the stage {stage} {_RETRIES + 1} times ({_first_line(lost)}) "
+            "Give the same command again: it goes on where it stopped."
+        ) from lost
+    if error:
+        raise error
+
+
+def _stop(ray: ModuleType, flying: list[Any]) -> None:
+    """End the tasks that are at work; they can be gone on with."""
+    with contextlib.suppress(Exception):
+        for task in flying:
+            ray.cancel(task, force=True)
+        ray.wait(flying, num_returns=len(flying), timeout=10)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
