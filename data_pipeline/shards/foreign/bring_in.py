@@ -46,10 +46,12 @@ class _Making:
 
     out: Path
     tokenizer: Tokenizer
-    dtype: str | None
-    """As given; set by the first file where it is not."""
+    given: str | None
+    """The type of an id as the user gives it."""
     aside: Path
     advance: Callable[[int], object]
+    dtype: str = ""
+    """The type of an id in the files so far."""
     sources: dict[str, int] = field(default_factory=dict)
     shards: list[ShardRecord] = field(default_factory=list)
     num_eos: int = 0
@@ -100,10 +102,10 @@ def _check_place(prefix: Path, force: bool) -> None:
 
 def _convert(making: _Making, found: Found, column: str | None) -> None:
     """Write the samples as token files beside the manifest to be, and add those."""
-    files = sample_files(found.format, found.files[0], column, making.dtype)
+    files = sample_files(found.format, found.files[0], column, making.given)
     making.sources = {str(file.path): number for number, file in enumerate(files)}
     bins = convert(files, making.tokenizer, making.aside, making.out.name, making.advance)
-    making.dtype, making.advance = None, lambda size: None
+    making.given, making.advance = None, lambda size: None
     for path in bins:
         _add(making, "megatron", path)
 
@@ -115,8 +117,7 @@ def _add(making: _Making, format: str, path: Path) -> None:
     if found.size == 0:
         making.notes.append(f"{path} is empty and was left out.")
         return
-    given = making.dtype
-    dtype, certain = dtype_of(found, given)
+    dtype, certain = dtype_of(found, making.given)
     if making.shards and making.dtype != dtype:
         raise DataError(f"{path} holds {dtype}, the files before it {making.dtype}: import them apart.")
     making.dtype = dtype
@@ -160,7 +161,7 @@ def _record(making: _Making, found: TokenFileFound, scanned: Scan) -> ShardRecor
     bin_record = FileRecord(name=_name(making, found.bin), size=found.size, sha256=scanned.sha256)
     return ShardRecord(
         num_documents=found.boundaries.num_documents,
-        num_tokens=found.size // width(making.dtype or ""),
+        num_tokens=found.size // width(making.dtype),
         bin=bin_record,
         idx=_file_record(making, found.boundaries.path),
         documents=_file_record(making, found.documents) if found.documents else None,
@@ -211,7 +212,7 @@ def _manifest(making: _Making, format: str) -> Manifest:
         id_field="id",
         shards=making.shards,
         sources=[FileRecord(name=name, size=0, sha256="") for name in making.sources],
-        content_sha256=content_digest(cast(str, making.dtype), making.shards),
+        content_sha256=content_digest(making.dtype, making.shards),
     )
 
 

@@ -66,14 +66,15 @@ def _write(folder: Path, name: str, pieces: list[bytes]) -> None:
 def _batches(shards: ShardSet, file_bytes: int) -> Iterator[Batch]:
     """Yield the documents in order, as many at once as fit into a file; those without tokens are left out."""
     most = file_bytes // np.dtype(shards.manifest.dtype).itemsize
-    start = 0
+    start, waiting = 0, np.empty(0, np.int64)
     for ends in _ends(shards):
-        first = 0
-        while first < len(ends):
-            last = max(first + 1, int(np.searchsorted(ends, start + most, side="right")))
-            end = int(ends[last - 1])
-            yield Batch(shards.read(start, end - start), ends[first:last] - start)
-            start, first = end, last
+        waiting = np.concatenate([waiting, ends])
+        while len(waiting) and waiting[-1] - start > most:
+            count = max(1, int(np.searchsorted(waiting, start + most, side="right")))
+            yield Batch(shards.read(start, int(waiting[count - 1]) - start), waiting[:count] - start)
+            start, waiting = int(waiting[count - 1]), waiting[count:]
+    if len(waiting):
+        yield Batch(shards.read(start, int(waiting[-1]) - start), waiting - start)
 
 
 def _ends(shards: ShardSet) -> Iterator[np.ndarray]:
@@ -85,6 +86,5 @@ def _ends(shards: ShardSet) -> Iterator[np.ndarray]:
         if wrong:
             raise DataError(wrong)
         for _, ends in boundaries.in_blocks():
-            places = np.unique(ends[ends > 0] + before)
-            yield places
+            yield np.unique(ends[ends > 0] + before)
         before += record.num_tokens
