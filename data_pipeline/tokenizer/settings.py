@@ -20,6 +20,9 @@ class TrainTokenizer(Settings):
     model: ModelKind = "byte_bpe"
     """`byte_bpe` (GPT-2's words, every byte known), `sentencepiece_bpe` or `sentencepiece_unigram` (spaces are part of
     the pieces, rare characters fall back to bytes), or `wordpiece` (BERT: [PAD], [UNK], [CLS], [SEP], [MASK])."""
+    special_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """More special tokens, besides those of the model, which text never becomes: for fill-in-the-middle
+    `["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]`. Not for `wordpiece`."""
     lowercase: bool = False
     """Only for `wordpiece`: ignore capitals and accents, as BERT's uncased models do."""
     sample_bytes: PositiveInt = 1 << 27
@@ -29,9 +32,13 @@ class TrainTokenizer(Settings):
     """Longest sequence, as noted for transformers in tokenizer_config.json."""
 
     @model_validator(mode="after")
-    def _lowercase_is_for_wordpiece(self) -> "TrainTokenizer":
+    def _fit_the_model(self) -> "TrainTokenizer":
         if self.lowercase and self.model != "wordpiece":
             raise ValueError(f"lowercase is for model: wordpiece; {self.model} keeps every byte of the text")
+        if self.special_tokens and self.model == "wordpiece":
+            raise ValueError("special_tokens are not for model: wordpiece, which has BERT's; choose another model")
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            raise ValueError("special_tokens names a token twice")
         return self
 
 

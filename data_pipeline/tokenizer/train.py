@@ -1,6 +1,6 @@
 """Train a tokenizer: the same texts in the same order give the same bytes, in any process, on any number of cores."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer.settings import ModelKind
@@ -18,19 +18,22 @@ def train_tokenizer(
     model_max_length: int = 2048,
     model: ModelKind = "byte_bpe",
     lowercase: bool = False,
+    special_tokens: Sequence[str] = (),
 ) -> Tokenizer:
     """Learn a vocabulary of at most `vocab_size` from the texts. DataError when that is too small or there is no text.
 
-    A small corpus may give fewer. `lowercase` is for wordpiece.
+    A small corpus may give fewer. `lowercase` is for wordpiece, `special_tokens` for the others.
     """
     if vocab_size < SMALLEST:
         raise DataError(f"vocab_size={vocab_size} is too small: 256 bytes and a token that ends a document need 257.")
     if lowercase and model != "wordpiece":
         raise DataError(f"lowercase is for model: wordpiece; {model} keeps every byte of the text.")
     learn: dict[str, Callable[[], Tokenizer]] = {
-        "byte_bpe": lambda: train_byte_bpe(texts, vocab_size, model_max_length),
-        "sentencepiece_unigram": lambda: train_sentencepiece(texts, vocab_size, model_max_length, "unigram"),
-        "sentencepiece_bpe": lambda: train_sentencepiece(texts, vocab_size, model_max_length, "bpe"),
+        "byte_bpe": lambda: train_byte_bpe(texts, vocab_size, model_max_length, special_tokens),
+        "sentencepiece_unigram": lambda: train_sentencepiece(
+            texts, vocab_size, model_max_length, "unigram", special_tokens
+        ),
+        "sentencepiece_bpe": lambda: train_sentencepiece(texts, vocab_size, model_max_length, "bpe", special_tokens),
         "wordpiece": lambda: train_wordpiece(texts, vocab_size, model_max_length, lowercase),
     }
     return learn[model]()

@@ -6,33 +6,47 @@ bytes.
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from data_pipeline.errors import DataError
+from data_pipeline.tokenizer.alphabet import COVERAGE, frequent_characters
 from data_pipeline.tokenizer.read import SENTENCEPIECE, new_config, sentencepiece_files
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 
 EOS = "</s>"
 _LINE = 4096
 """Characters of a line of training text; sentencepiece learns from lines."""
+_FIXED = 3 + 256
+"""`<unk>`, `<s>`, `</s>` and the bytes."""
 
 
 def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, model_max_length: int, algorithm: Literal["unigram", "bpe"]
+    texts: Iterable[str],
+    vocab_size: int,
+    model_max_length: int,
+    algorithm: Literal["unigram", "bpe"],
+    special_tokens: Sequence[str] = (),
 ) -> Tokenizer:
-    """Learn pieces from the texts, on one core. `<unk>` (never used), `<s>`, `</s>` and 256 bytes come first."""
+    """Learn pieces from the texts, which are held in memory, on one core. Characters take half of the room at most.
+
+    `<unk>` (never used), `<s>`, `</s>`, the special tokens and 256 bytes come first.
+    """
     import sentencepiece
 
+    lines = list(_lines(texts))
+    room = vocab_size - len(special_tokens) - _FIXED
+    _, _, coverage = frequent_characters(lines, max(1, room // 2))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=model,
             model_type=algorithm,
             vocab_size=vocab_size,
+            control_symbols=list(special_tokens),
             hard_vocab_limit=False,
-            character_coverage=0.9995,
+            character_coverage=min(COVERAGE, coverage),
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

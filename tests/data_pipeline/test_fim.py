@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from data_pipeline.mixture.fim import SHORTEST_TEXT, FillInTheMiddle
 from data_pipeline.mixture.masking import count_targets, ids_of
+from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.tokenizer.settings import ModelKind, TrainTokenizer
 
 EOS, PRE, MID, SUF = range(4)
 ALWAYS = FillInTheMiddle(rate=1.0, spm_rate=0.5, prefix=PRE, middle=MID, suffix=SUF, eos_id=EOS, seed=11)
@@ -122,3 +124,25 @@ def test_the_cuts_are_anywhere():
 def test_nothing_is_done_to_no_rows():
     assert rearranged(ALWAYS, np.empty((0, 9), np.int64)).shape == (0, 9)
     assert (rearranged(replace(ALWAYS, rate=1e-9), random_rows(5, 100)) == random_rows(5, 100)).all()
+
+
+@pytest.mark.parametrize("model", ["byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"])
+def test_tokenizers_are_trained_with_its_tokens(model: ModelKind):
+    """Which text never becomes."""
+    tokens = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+    text = "def f(x):\n    return x  # <|fim_prefix|> is text here\n"
+    tokenizer = train_tokenizer([text * 50, "hello world " * 50], 400, model=model, special_tokens=tokens)
+    ids = [tokenizer.special_tokens[token] for token in tokens]
+    assert len({*ids, tokenizer.eos_id}) == 4
+    (encoded,) = tokenizer.encode_batch([text])
+    assert not np.isin(encoded, ids).any() and tokenizer.decode(encoded) == text
+
+
+def test_special_tokens_that_cannot_be_are_refused():
+    for given, message in (
+        ({"model": "wordpiece", "special_tokens": ["<a>"]}, "not for model: wordpiece"),
+        ({"special_tokens": ["<a>", "<a>"]}, "names a token twice"),
+        ({"special_tokens": [""]}, "at least 1 character"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainTokenizer.model_validate({"kind": "train", "vocab_size": 400, **given})

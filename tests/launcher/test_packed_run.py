@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data_pipeline.execute import tokenize
 from data_pipeline.mixture.packed import PackedWindows
 from data_pipeline.shards import ShardSet
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer import Tokenizer, train_tokenizer
 from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.engines.build import build_engine
@@ -37,19 +35,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = [*text.split("\n\n"), *text.split("\n")]
     rows = [{"id": f"f{n}", "text": part} for n, part in enumerate(parts) if part.strip()]
     (folder / "code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        [text],
-        trainers.BpeTrainer(
-            vocab_size=320,
-            special_tokens=["<|endoftext|>", *SENTINELS],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    tokenizer = Tokenizer(bpe.to_str().encode(), {"eos_token": "<|endoftext|>"})
+    tokenizer = train_tokenizer([text], 320, special_tokens=SENTINELS)
     tokenizer.save(folder / "tokenizer")
     tokenize([folder / "code.jsonl"], tokenizer, folder / "train")
     return folder

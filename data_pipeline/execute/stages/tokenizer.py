@@ -80,7 +80,12 @@ def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
         check_split(job.config, seen[TRAIN], seen[VALIDATION])
         raise DataError("tokenizer.sample_bytes is so small that no document is in the sample; raise it.")
     return train_tokenizer(
-        chain([first], texts), settings.vocab_size, settings.model_max_length, settings.model, settings.lowercase
+        chain([first], texts),
+        settings.vocab_size,
+        settings.model_max_length,
+        settings.model,
+        settings.lowercase,
+        settings.special_tokens,
     )
 
 
