@@ -139,10 +139,10 @@ def test_tokenizers_are_trained_with_its_tokens(model: ModelKind):
 
 
 def test_special_tokens_that_cannot_be_are_refused():
-    for given, message in (
+    for fields, message in (
         ({"model": "wordpiece", "special_tokens": ["<a>"]}, "not for model: wordpiece"),
         ({"special_tokens": ["<a>", "<a>"]}, "names a token twice"),
         ({"special_tokens": [""]}, "at least 1 character"),
     ):
         with pytest.raises(ValueError, match=message):
-            TrainTokenizer.model_validate({"kind": "train", "vocab_size": 400, **given})
+            TrainTokenizer.model_validate({"kind": "train", "vocab_size": 400, **fields})
