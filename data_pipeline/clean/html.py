@@ -54,7 +54,7 @@ class Html(StepSettings):
         from resiliparse.extract.html2text import extract_plain_text
 
         told = {name: getattr(self, name) for name in ("list_bullets", "alt_texts", "links", "comments")}
-        html = html.encode("utf-8", "replace").decode()  # half surrogate pairs are no text
+        html = html.lstrip("\ufeff").encode("utf-8", "replace").decode()  # half surrogate pairs are no text
         return extract_plain_text(html, main_content=self.main_content and not _is_deep(html), **told)
 
 

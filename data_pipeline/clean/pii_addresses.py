@@ -23,18 +23,17 @@ _IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}")
 
 def mails(text: str) -> Iterator[Span]:
     """Mail addresses: a local part of at most 64 characters, @, and a domain name with a dot (RFC 5321)."""
-    at = text.find("@")
+    at, done = text.find("@"), 0
     while at >= 0:
-        end = at + 1
-        if (domain := _DOMAIN.match(text, at + 1)) and (local := _local(text, at)):
-            end = domain.end()
-            yield at - local, end
-        at = text.find("@", end)
+        if (domain := _DOMAIN.match(text, at + 1)) and (local := _local(text, done, at)):
+            done = domain.end()
+            yield at - local, done
+        at = text.find("@", max(at + 1, done))
 
 
-def _local(text: str, at: int) -> int:
-    """Length of the local part before the @; 0 when there is none, or it is too long."""
-    before = text[max(0, at - _LONGEST_LOCAL - 1) : at]
+def _local(text: str, done: int, at: int) -> int:
+    """Length of the local part before the @ and behind what is `done`; 0 when there is none, or it is too long."""
+    before = text[max(done, at - _LONGEST_LOCAL - 1) : at]
     local = before[len(before.rstrip(_LOCAL)) :]
     return len(local.lstrip(_LOCAL_MARKS)) if len(local) <= _LONGEST_LOCAL else 0
 
