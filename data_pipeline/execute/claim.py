@@ -17,7 +17,8 @@ from pathlib import Path
 
 from data_pipeline.errors import DataError
 
-_LOCK_SECONDS = 10.0
+_LOCK_SECONDS = 120.0
+"""A server of NFS keeps the locks of a machine that is gone for about 90 seconds."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 
@@ -25,7 +26,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 def locked(folder: Path) -> Iterator[None]:
     """Be the only process at work on what becomes this folder; the lock of a killed process is free.
 
-    DataError when another process keeps it for ten seconds, or the file system has no locks.
+    DataError when another process keeps it for two minutes, or the file system has no locks.
     """
     path = folder.with_name(folder.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import secrets
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +20,8 @@ from data_pipeline.execute.drivers.local import ONE_THREAD
 from data_pipeline.execute.job import Job, patiently
 from data_pipeline.execute.worker import failure, outcome
 
-_RETRIES = 2
-"""So often a task whose worker or node is lost goes on elsewhere, from its last record, before the run ends."""
+_TRIES = 3
+"""A task whose worker or node is lost goes on elsewhere, from its last record; after so many losses the run ends."""
 _OBJECT_STORE = 80 * 2**20
 """Bytes; Ray takes no less, and nothing but the numbers of tasks goes through it."""
 _ALONE = {
@@ -49,10 +50,10 @@ class OnRay:
         self._stack.close()
 
     def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
-        """Do the tasks. What a lost worker or node had begun another one goes on with; DataError at the third time."""
+        """Do the tasks. What a lost worker or node had begun another one goes on with; DataError after three losses."""
         ray = self._ray or self._connected()
         work, size = _remote(ray), self._size(ray)
-        waiting = list(reversed(tasks))
+        waiting, losses = list(reversed(tasks)), Counter[int]()
         flying: dict[Any, int] = {}
         try:
             while waiting or flying:
@@ -61,8 +62,10 @@ class OnRay:
                     flying[work.remote(self._name, str(job.root), str(Path.cwd()), stage, index)] = index
                 for done in ray.wait(list(flying))[0]:
                     index = flying.pop(done)
-                    _take(ray, done, stage, index)
-                    report(index, job.tasks(stage)[index].size)
+                    if _done(ray, done, stage, index, losses):
+                        report(index, job.tasks(stage)[index].size)
+                    else:
+                        waiting.append(index)
         except BaseException:
             _stop(ray, list(flying))
             raise
@@ -71,6 +74,7 @@ class OnRay:
     def _connected(self) -> ModuleType:
         """Start Ray here, or connect to the cluster that the configuration names."""
         address = self._execution.ray_address
+        self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray tells of losses
         if address is None:
             os.environ.update(_ALONE)
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -119,7 +123,7 @@ def _imported() -> ModuleType:
 def _remote(ray: ModuleType) -> Any:
     """The function as Ray runs it: with one core, one thread, and this process's own modules."""
     environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(_own_paths())}
-    return ray.remote(num_cpus=1, max_retries=_RETRIES, runtime_env={"env_vars": environment})(_do)
+    return ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": environment})(_do)
 
 
 def _own_paths() -> list[str]:
@@ -141,17 +145,21 @@ def _opened(name: str, root: str) -> Job:
     return Job.open(Path(root))
 
 
-def _take(ray: ModuleType, done: Any, stage: str, index: int) -> None:
-    """Raise what went wrong with a task, if anything did."""
+def _done(ray: ModuleType, done: Any, stage: str, index: int, losses: Counter[int]) -> bool:
+    """True when a task is done, False when it was lost and shall be tried again. DataError when it failed."""
     try:
         error = failure(ray.get(done))
     except ray.exceptions.RayError as lost:
+        losses[index] += 1
+        if losses[index] < _TRIES:
+            return False
         raise DataError(
-            f"Ray lost task {index} of the stage {stage} {_RETRIES + 1} times ({_first_line(lost)}) "
+            f"Ray lost task {index} of the stage {stage} {_TRIES} times: {_first_line(lost)} "
             "Give the same command again: it goes on where it stopped."
         ) from lost
     if error:
         raise error
+    return True
 
 
 def _stop(ray: ModuleType, flying: list[Any]) -> None:
