@@ -56,8 +56,13 @@ class Prepared:
     out: Path
     sets: dict[str, Manifest]
     """By name: train and, where there is one, validation."""
-    up_to_date: bool
-    """True when there was nothing to do."""
+    seconds: dict[str, float]
+    """By stage, over all runs that worked at it; empty when there was nothing to do."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """True when there was nothing to do."""
+        return not self.seconds
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -81,10 +86,11 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
 
     The same configuration and the same files give the same bytes, on any number of workers, killed or not.
     """
+    seconds: dict[str, float] = {}
     with beginning(config, force) as stamp:
         if stamp is not None:
-            with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
-    return _opened(config.out, up_to_date=stamp is None)
+            seconds = with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
+    return _opened(config.out, seconds)
 
 
 @contextlib.contextmanager
@@ -109,7 +115,7 @@ def beginning(config: PrepareConfig, force: bool = False) -> Iterator[dict[str, 
         raise disk_error(error, config.out) from error
 
 
-def _do(job: Job, stamp: dict[str, Any], fast: bool) -> None:
+def _do(job: Job, stamp: dict[str, Any], fast: bool) -> dict[str, float]:
     if not fast:
         job.distrust_fast_encoder()
     timings = Timings(job.root)
@@ -120,6 +126,7 @@ def _do(job: Job, stamp: dict[str, Any], fast: bool) -> None:
             with timings.of(stage.name):
                 _run_stage(job, stage, driver)
     finish(job, stamp, timings)
+    return timings.seconds
 
 
 def finish(job: Job, stamp: dict[str, Any], timings: Timings) -> None:
@@ -187,9 +194,9 @@ def _set_names(out: Path) -> list[str]:
     return ["train", "validation"] if config["validation_fraction"] > 0 else ["train"]
 
 
-def _opened(out: Path, up_to_date: bool) -> Prepared:
+def _opened(out: Path, seconds: dict[str, float]) -> Prepared:
     sets = {name: ShardSet.open(out / name).manifest for name in _set_names(out)}
-    return Prepared(out, sets, up_to_date)
+    return Prepared(out, sets, seconds)
 
 
 def refuse_to_replace_others(out: Path) -> None:

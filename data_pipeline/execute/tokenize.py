@@ -11,6 +11,7 @@ from data_pipeline.read import Document, expand, read_documents
 from data_pipeline.shards import TOKENS_PER_SHARD, Manifest, ShardWriter, describe_sources
 from data_pipeline.shards.manifest import manifest_path
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.tokenizer.settings import ModelKind
 from data_pipeline.tokenizer.tokenizer import FILES
 
 _BATCH_CHARACTERS = 1 << 22
@@ -38,7 +39,12 @@ def tokenize(
 
 
 def train_tokenizer_on(
-    files: Sequence[str | Path], vocab_size: int, text_field: str = "text", model_max_length: int = 2048
+    files: Sequence[str | Path],
+    vocab_size: int,
+    text_field: str = "text",
+    model_max_length: int = 2048,
+    model: ModelKind = "byte_bpe",
+    lowercase: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer on files, globs or folders. DataError when they hold no text."""
     with reading("training the tokenizer", _paths(files), text_field, "id") as documents:
@@ -46,7 +52,7 @@ def train_tokenizer_on(
         first = next(texts, None)
         if first is None:
             raise DataError(f"the corpus is empty: no document with text in {', '.join(map(str, files))}.")
-        return train_tokenizer(chain([first], texts), vocab_size, model_max_length)
+        return train_tokenizer(chain([first], texts), vocab_size, model_max_length, model, lowercase)
 
 
 def train_tokenizer_into(
@@ -56,11 +62,13 @@ def train_tokenizer_into(
     text_field: str = "text",
     model_max_length: int = 2048,
     force: bool = False,
+    model: ModelKind = "byte_bpe",
+    lowercase: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer and save it. DataError when the folder holds one and not `force`."""
     if any((folder / name).exists() for name in FILES) and not force:
         raise DataError(f"{folder} holds a tokenizer; give --force to replace it, or another --out.")
-    tokenizer = train_tokenizer_on(files, vocab_size, text_field, model_max_length)
+    tokenizer = train_tokenizer_on(files, vocab_size, text_field, model_max_length, model, lowercase)
     tokenizer.save(folder)
     return tokenizer
 

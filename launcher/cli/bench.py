@@ -34,10 +34,12 @@ class ContextMethod(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    from launcher.cli.bench_data import data
     from launcher.cli.bench_loader import loader
 
     sub = typer.Typer(no_args_is_help=True, help="Measure steps, layouts, the start, the loader, or deduplication.")
     sub.command("step")(step)
+    sub.command("data")(data)
     sub.command("loader")(loader)
     sub.command("context")(context)
     sub.command("layouts")(layouts)
