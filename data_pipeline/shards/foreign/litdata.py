@@ -166,9 +166,10 @@ def _leaf_names(config: _Config, index: Path) -> list[str]:
 
 def _decoder(name: str, encoding: str, dtype: str | None, index: Path) -> Decode:
     kind, _, number = encoding.partition(":")
-    types = {"no_header_tensor": _TORCH, "no_header_numpy": _NUMPY}.get(kind)
-    if types is not None and number.isdecimal() and int(number) in types:
-        item = np.dtype(types[int(number)])
+    types = {"no_header_tensor": _TORCH, "no_header_numpy": _NUMPY}.get(kind, {})
+    items = {str(known): name for known, name in types.items()}
+    if number in items:
+        item = np.dtype(items[number])
         return lambda data: np.frombuffer(data, item)
     if kind == "tensor":
         return lambda data: _shaped(data, ">", _TORCH)
