@@ -106,7 +106,7 @@ class _Lines:
         """Lines before the row."""
         self._text = text
         self._row: list[str] = []
-        self._size = 0
+        self._count = self._size = 0
         self._again: deque[str] = deque()
 
     @property
@@ -116,14 +116,15 @@ class _Lines:
 
     def begin_row(self) -> None:
         """The next line is the first of a row."""
-        self.number += len(self._row)
-        self._row, self._size = [], 0
+        self.number += self._count
+        self._row = []
+        self._count = self._size = 0
 
     def try_again(self) -> None:
         """The row is broken: what was taken for its further lines may be rows."""
         if self._size <= _AGAIN:
             self._again.extendleft(reversed(self._row[1:]))
-            del self._row[1:]
+            self._count = 1
 
     def __iter__(self) -> "_Lines":
         return self
@@ -133,10 +134,12 @@ class _Lines:
         line = self._again.popleft() if self._again else self._text.readline(_LONGEST - self._size + 1)
         if not line:
             raise StopIteration
-        if self.number == 0 and not self._row:
+        if self.number + self._count == 0:
             line = line.removeprefix("\ufeff")
-        self._row.append(line)
+        self._count += 1
         self._size += len(line)
+        if self._size <= _AGAIN or not self._row:
+            self._row.append(line)
         if self._size > _LONGEST:
             while line and not line.endswith(("\n", "\r")):
                 line = self._text.readline(_AGAIN)

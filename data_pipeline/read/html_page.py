@@ -12,8 +12,10 @@ from data_pipeline.read.txt import decode
 SUFFIXES = (".html", ".htm", ".xhtml")
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-_DECLARED = re.compile(rb"""<(?:meta|\\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 _HEAD = 4096
+_FEW = 100
+"""One wrong byte in so many characters does not make what a page says of its encoding wrong."""
 
 
 def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
@@ -40,10 +42,14 @@ def decode_page(data: bytes, declared: str | None = None) -> str:
     if not data.isascii() and (text := _strictly(data, "utf-8")) is not None:
         return text
     said = [name for name in (_known(declared), _known(_in_head(data))) if name]
-    for name in [*said, detect_encoding(data)]:
-        if name and (text := _strictly(data, name)) is not None:
+    for name in said:
+        if (text := _strictly(data, name)) is not None:
             return text
-    return data.decode(said[0] if said else "utf-8", "replace")
+    text = data.decode(said[0] if said else "utf-8", "replace")
+    if said and text.count("\ufffd") * _FEW <= len(text):
+        return text
+    guess = _strictly(data, detect_encoding(data) or "utf-8")
+    return text if guess is None else guess
 
 
 def _strictly(data: bytes, encoding: str) -> str | None:

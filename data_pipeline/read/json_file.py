@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipeline.read.document import Broken, Document, Place
 from data_pipeline.read.input import LIMIT, Damaged, Input
-from data_pipeline.read.json_value import parse
+from data_pipeline.read.json_value import check_values, parse
 from data_pipeline.read.lines import blocks
 
 SUFFIXES = (".json",)
@@ -15,6 +15,7 @@ _SPACE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*")  # a byte order mark may co
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{\]}"]', re.DOTALL)
 _SCALAR = re.compile(rb'[^\s,\[\]{}"]+')
 _DEEPEST = 1000
+_LONGEST_SCALAR = 1 << 20
 
 
 def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
@@ -43,7 +44,7 @@ def _items(file: Input, value: bytes, position: int, offset: int) -> Iterator[Do
         yield file.broken(position, offset, str(error), value)
         return
     for number, one in enumerate(_inside(record, file.text_field)):
-        yield file.document(one, position + number, offset)
+        yield file.document(one, position + number, offset, value)
 
 
 def _inside(value: Any, text_field: str) -> list[Any]:
@@ -133,15 +134,19 @@ class _Text:
 
     def _end_of_scalar(self) -> int:
         while found := _SCALAR.match(self._data, self._at):
-            if found.end() < len(self._data) or not self._more(self._twice()):
+            if len(found[0]) > _LONGEST_SCALAR:
+                raise ValueError("a number or word without end")
+            if found.end() < len(self._data) or not self._more():
                 return self._at + len(found[0])
         raise ValueError(f"no value begins with {self.rest[:1].decode(errors='replace')!r}")
 
     def _twice(self) -> int:
         """How much to have next, of a value that does not end in what there is."""
-        if len(self._data) - self._at > LIMIT:
+        had = len(self._data) - self._at
+        if had > LIMIT:
             raise ValueError(f"a value is longer than {LIMIT >> 20} MiB; write one record a line (.jsonl)")
-        return 2 * (len(self._data) - self._at)
+        check_values(self._data)
+        return 2 * had
 
     def _more(self, wanted: int = 1) -> bool:
         """Read on until there are so many bytes from the current place, one block at least; False where none is."""

@@ -17,7 +17,7 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
     for offset, lines in batches(file, start.offset, end):
         for line in lines:
             try:
-                item = file.document(parse(line), position, offset)
+                item = file.document(parse(line), position, offset, line)
             except ValueError as error:
                 found = _unreadable(file, line, position, offset, error)
                 if found is None:
@@ -45,7 +45,7 @@ def _unreadable(file: Input, line: bytes, position: int, offset: int, error: Val
     if offset == 0 and line.startswith(codecs.BOM_UTF8):
         line = line.removeprefix(codecs.BOM_UTF8)
         try:
-            return file.document(parse(line), position)
+            return file.document(parse(line), position, offset, line)
         except ValueError as without_mark:
             error = without_mark
     return file.broken(position, offset, str(error), line) if line.strip() else None

@@ -71,24 +71,27 @@ def warc(rows: list[dict]) -> bytes:
     return b"".join(warc_record(number, row["text"].encode()) for number, row in enumerate(rows))
 
 
-def _crawl() -> bytes:
+PAGE = "<html><head><title>題</title></head><body>古詩 and text</body></html>"
+
+
+def crawl() -> bytes:
     """The kinds of records and of content that crawlers write."""
-    page = "<html><head><title>題</title></head><body>古詩 and text</body></html>"
     chunked = (
-        b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (page.encode()[:20], page.encode()[20:]))
+        b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PAGE.encode()[:20], PAGE.encode()[20:]))
         + b"0\r\n\r\n"
     )
     return b"".join(
         [
             warc_record(0, b"software: x\r\n", "warcinfo", content_type="application/warc-fields"),
-            warc_record(1, page.encode("gbk"), content_type="text/html; charset=gb2312"),
-            warc_record(2, gzip.compress(page.encode()), head="Content-Encoding: gzip\r\n"),
-            warc_record(3, zlib.compress(page.encode()), head="Content-Encoding: deflate\r\n"),
+            warc_record(1, PAGE.encode("gbk"), content_type="text/html; charset=gb2312"),
+            warc_record(2, gzip.compress(PAGE.encode()), head="Content-Encoding: gzip\r\n"),
+            warc_record(3, zlib.compress(PAGE.encode()), head="Content-Encoding: deflate\r\n"),
             warc_record(4, chunked, head="Transfer-Encoding: chunked\r\n"),
             warc_record(5, b"GET / HTTP/1.1\r\n\r\n", "request", content_type="application/http; msgtype=request"),
-            warc_record(6, page.encode(), "conversion", content_type="text/plain"),
-            warc_record(7, page.encode(), "resource", content_type="text/html"),
+            warc_record(6, PAGE.encode(), "conversion", content_type="text/plain"),
+            warc_record(7, PAGE.encode(), "resource", content_type="text/html"),
             warc_record(8, b"\x89PNG", content_type="image/png"),
+            warc_record(9, PAGE.encode(), head="Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
         ]
     )
 
@@ -118,6 +121,6 @@ SAMPLES: dict[str, list[bytes]] = {
         parquet(FEW, compression="gzip", store_schema=False),
     ],
     "arrow": [arrow(FEW), arrow(FEW, of_file=True)],
-    "warc": [warc(FEW[:10]), _crawl()],
+    "warc": [warc(FEW[:10]), crawl()],
 }
 """By format, what the fuzzer mutates."""
