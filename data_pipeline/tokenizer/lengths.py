@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.tokenizer.byte_letters import byte_letters
 from data_pipeline.tokenizer.sentencepiece_model import BYTE, NORMAL, SPACE, USER_DEFINED, Model
 
 
@@ -21,6 +22,19 @@ def byte_lengths(content: dict[str, Any], vocab_size: int) -> np.ndarray:
     return lengths
 
 
+def partial_bytes(content: dict[str, Any], vocab_size: int) -> np.ndarray:
+    """bool [vocab_size]: ids that are one byte of a character of several, for a parsed tokenizer.json."""
+    vocab = content["model"]["vocab"]
+    entries = vocab if isinstance(vocab, dict) else {entry[0]: index for index, entry in enumerate(vocab)}
+    names = [f"<0x{byte:02X}>" for byte in range(0x80, 0x100)]
+    if _is_byte_level(content):
+        letters = byte_letters()
+        names = [letters[byte] for byte in range(0x80, 0x100)]
+    parts = np.zeros(vocab_size, bool)
+    parts[[entries[name] for name in names if name in entries]] = True
+    return parts
+
+
 def model_byte_lengths(model: Model) -> np.ndarray:
     """int32 [pieces] for a sentencepiece model."""
     return np.array(
@@ -29,12 +43,16 @@ def model_byte_lengths(model: Model) -> np.ndarray:
 
 
 def _speller(content: dict[str, Any]) -> Callable[[str], int]:
-    if _mentions(content.get("pre_tokenizer"), "ByteLevel") or _mentions(content.get("decoder"), "ByteLevel"):
+    if _is_byte_level(content):
         return len  # one character a byte
     prefix = content["model"].get("continuing_subword_prefix")
     if prefix:
         return lambda token: len(token.removeprefix(prefix).encode())
     return _piece
+
+
+def _is_byte_level(content: dict[str, Any]) -> bool:
+    return _mentions(content.get("pre_tokenizer"), "ByteLevel") or _mentions(content.get("decoder"), "ByteLevel")
 
 
 def _mentions(step: Any, kind: str) -> bool:

@@ -19,7 +19,7 @@ def guarded(encoder: HuggingFaceEncoder, tokenizer_json: bytes) -> tuple[Hugging
     if not _reached(encoder, special):
         return encoder, tokenizer_json
     content = json.loads(tokenizer_json)
-    special.pop(_unknown(content["model"]) or "", None)
+    special.pop(unknown_of(content["model"]) or "", None)
     renamed = json.dumps(_renamed(content, special), ensure_ascii=False).encode()
     encoder = HuggingFaceEncoder(renamed)
     left = _reached(encoder, special)
@@ -36,7 +36,7 @@ def _reached(encoder: Encoder, special: dict[str, int]) -> list[str]:
     ]
 
 
-def _unknown(model: dict[str, Any]) -> str | None:
+def unknown_of(model: dict[str, Any]) -> str | None:
     """The entry for what cannot be spelt; texts may well be encoded as that."""
     if model.get("unk_id") is not None:
         return model["vocab"][model["unk_id"]][0]

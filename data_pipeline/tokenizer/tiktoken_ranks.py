@@ -13,6 +13,7 @@ import json
 from typing import Any, NamedTuple
 
 from data_pipeline.errors import DataError
+from data_pipeline.tokenizer.byte_letters import byte_letters
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
@@ -136,7 +137,7 @@ def _ranks(data: bytes) -> dict[bytes, int]:
 
 def bpe_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> bytes:
     """A byte-level tokenizer.json; `ranks` maps byte strings to ids in the order of their merges."""
-    letters = _byte_letters()
+    letters = byte_letters()
     vocab = {"".join(letters[byte] for byte in token): index for token, index in ranks.items()}
     merges = [
         [token[:cut], token[cut:]]
@@ -186,10 +187,3 @@ def added_token(index: int, content: str, special: bool = True) -> dict[str, Any
     """An entry of `added_tokens` in tokenizer.json."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
     return {"id": index, "content": content, **flags}
-
-
-def _byte_letters() -> list[str]:
-    """GPT-2's letter for each byte: itself where it prints in Latin-1, else one from U+0100 on."""
-    printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]

@@ -22,8 +22,8 @@ from data_pipeline.tokenizer.fast import watched
 from data_pipeline.tokenizer.lengths import byte_lengths, model_byte_lengths
 from data_pipeline.tokenizer.long_texts import LongTexts
 from data_pipeline.tokenizer.read import TokenizerFiles, content_of, read_files
-from data_pipeline.tokenizer.sentencepiece_model import USER_DEFINED, is_convertible, parse_model
-from data_pipeline.tokenizer.special_text import guarded
+from data_pipeline.tokenizer.sentencepiece_model import UNKNOWN, USER_DEFINED, is_convertible, parse_model
+from data_pipeline.tokenizer.special_text import guarded, unknown_of
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """What can make up a tokenizer's folder."""
@@ -132,6 +132,14 @@ class Tokenizer:
         assert self._hf is not None
         added = self._hf.tokenizer.get_added_tokens_decoder()
         return {token.content: index for index, token in added.items() if token.special}
+
+    @cached_property
+    def unknown_ids(self) -> list[int]:
+        """The ids that stand for what the vocabulary cannot spell: one, or none where all bytes are known."""
+        if self._model:
+            return list(self._model.names(UNKNOWN).values())
+        name = unknown_of(json.loads(self._files.json or b"{}")["model"])
+        return [] if name is None else [self._ids()[name]]
 
     def _reference_encoder(self) -> tuple[Encoder, bytes | None]:
         """The library that defines the ids, and the tokenizer.json with which they are encoded."""

@@ -5,12 +5,11 @@ bytes.
 """
 
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from data_pipeline.errors import DataError
-from data_pipeline.tokenizer.alphabet import COVERAGE, frequent_characters
+from data_pipeline.tokenizer.alphabet import frequent_characters
 from data_pipeline.tokenizer.read import SENTENCEPIECE, new_config, sentencepiece_files
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 
@@ -34,19 +33,19 @@ def train_sentencepiece(
     """
     import sentencepiece
 
-    lines = list(_lines(texts))
+    held = list(texts)
     room = vocab_size - len(special_tokens) - _FIXED
-    _, _, coverage = frequent_characters(lines, max(1, room // 2))
+    _, rare = frequent_characters(held, max(1, room // 2))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=_lines(held, rare),
             model_writer=model,
             model_type=algorithm,
             vocab_size=vocab_size,
             control_symbols=list(special_tokens),
             hard_vocab_limit=False,
-            character_coverage=min(COVERAGE, coverage),
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -63,9 +62,10 @@ def train_sentencepiece(
     return Tokenizer(files.json, new_config(EOS, model_max_length) | SENTENCEPIECE, files.model)
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines without their ends, long ones in parts; sentencepiece reserves NUL and U+2581."""
+def _lines(texts: Iterable[str], rare: Iterable[str]) -> Iterator[str]:
+    """Lines without their ends, long ones in parts; they also end at rare characters, which become bytes."""
+    ends = dict.fromkeys(map(ord, ("\r", "\0", *rare)), "\n")
     for text in texts:
-        for line in re.split(r"[\r\n\0]+", text):
+        for line in text.translate(ends).split("\n"):
             for start in range(0, len(line), _LINE):
                 yield line[start : start + _LINE]

@@ -5,18 +5,15 @@ breaks ties by those numbers. So it is given the alphabet in a fixed order, as i
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 
 import tokenizers
 from tokenizers import trainers
 
+from data_pipeline.tokenizer.alphabet import frequent_characters
 from data_pipeline.tokenizer.read import wordpiece_config
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 from data_pipeline.tokenizer.vocab_txt import SPECIAL, wordpiece_json
-
-_COVERAGE = 0.9995
-"""Share of the characters that the alphabet covers; the rarest ones become [UNK]."""
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, model_max_length: int, lowercase: bool) -> Tokenizer:
@@ -26,7 +23,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, model_max_length: int
     most, twice where its characters also continue words.
     """
     held = list(texts)
-    kept, rare = _alphabet(held, (vocab_size - len(SPECIAL)) // 3)
+    kept, rare = frequent_characters(held, (vocab_size - len(SPECIAL)) // 3)
     wordpiece = _untrained(lowercase)
     first, later = _forms(wordpiece, kept)
     fixed = [*SPECIAL, *first, *(f"##{character}" for character in later)]
@@ -40,19 +37,6 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, model_max_length: int
 def _untrained(lowercase: bool) -> tokenizers.Tokenizer:
     empty = {token: index for index, token in enumerate(SPECIAL)}
     return tokenizers.Tokenizer.from_str(json.dumps(wordpiece_json(empty, lowercase)))
-
-
-def _alphabet(texts: list[str], limit: int) -> tuple[list[str], list[str]]:
-    """The most frequent characters, and the others."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    ranked = sorted(counts, key=lambda character: (-counts[character], character))
-    wanted, covered, kept = _COVERAGE * counts.total(), 0, 0
-    while kept < min(limit, len(ranked)) and covered < wanted:
-        covered += counts[ranked[kept]]
-        kept += 1
-    return ranked[:kept], ranked[kept:]
 
 
 def _forms(wordpiece: tokenizers.Tokenizer, characters: list[str]) -> tuple[list[str], list[str]]:

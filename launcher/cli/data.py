@@ -16,6 +16,10 @@ Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Files, glo
 TextField = Annotated[str, typer.Option(help="Field of a record that holds the text.")]
 IdField = Annotated[str, typer.Option(help="Field of a record that holds the document's id.")]
 Force = Annotated[bool, typer.Option("--force", help="Make it again even if it exists.")]
+EosToken = Annotated[str | None, typer.Option(help="Token that ends a document, where the file does not tell.")]
+Pattern = Annotated[
+    str | None, typer.Option(help="tiktoken's ranks: gpt2, cl100k, o200k, llama3, or the regular expression for words.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -23,11 +27,13 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     from launcher.cli.data_foreign import export_tokens, import_tokens
     from launcher.cli.data_prepare import prepare
+    from launcher.cli.data_tokenizer import fertility, train_tokenizer
 
     sub = typer.Typer(no_args_is_help=True, help="Prepare, inspect and verify token shards.")
     sub.command("prepare")(prepare)
     sub.command("train-tokenizer")(train_tokenizer)
     sub.command("tokenize")(tokenize)
+    sub.command("fertility")(fertility)
     sub.command("inspect")(inspect)
     sub.command("verify")(verify)
     sub.command("import")(import_tokens)
@@ -35,39 +41,29 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sub, name="data")
 
 
-def train_tokenizer(
-    files: Files,
-    out: Annotated[Path, typer.Option(help="Folder for tokenizer.json and tokenizer_config.json.")],
-    vocab_size: Annotated[int, typer.Option(help="Tokens to end up with.")],
-    text_field: TextField = "text",
-    model_max_length: Annotated[int, typer.Option(min=1, help="Longest sequence, as noted for transformers.")] = 2048,
-    force: Force = False,
-) -> None:
-    """Train a byte-level BPE tokenizer."""
-    from data_pipeline.execute import train_tokenizer_into
-
-    tokenizer = train_tokenizer_into(out, files, vocab_size, text_field, model_max_length, force)
-    typer.echo(f"{out}: {tokenizer.vocab_size} tokens, sha256 {tokenizer.digest[:16]}")
-    if tokenizer.vocab_size < vocab_size:
-        typer.echo(f"The corpus is too small for {vocab_size} tokens: nothing is left to merge.", err=True)
-
-
 def tokenize(
     files: Files,
-    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer's folder or file, of any kind.")],
     out: Annotated[str, typer.Option(metavar="PREFIX", help="Prefix of the shard set to write.")],
     text_field: TextField = "text",
     id_field: IdField = "id",
     tokens_per_shard: Annotated[int, typer.Option(min=1, help="Tokens in one shard, at most.")] = 2**31,
+    eos_token: EosToken = None,
+    pattern: Pattern = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn documents into a shard set."""
     from data_pipeline.execute import tokenize as run
-    from data_pipeline.tokenizer import Tokenizer
+    from data_pipeline.tokenizer import Tokenizer, with_fallback
 
-    manifest = run(files, Tokenizer.load(tokenizer), out, text_field, id_field, tokens_per_shard, force)
-    show_sets({out: manifest}, as_json)
+    def work(fast: bool) -> "Manifest":
+        loaded = Tokenizer.load(tokenizer, fast=fast, eos_token=eos_token, pattern=pattern)
+        if loaded.note:
+            typer.echo(f"{tokenizer}: {loaded.note}", err=True)
+        return run(files, loaded, out, text_field, id_field, tokens_per_shard, force)
+
+    show_sets({out: with_fallback(work)}, as_json)
 
 
 def inspect(
