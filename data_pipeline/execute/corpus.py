@@ -53,4 +53,5 @@ def _block(job: Job, store: Store, number: int, pieces: list[Piece], dropped: di
             count(batch.counts, "duplicates", names[documents[row].source], kind)
             count(batch.counts, "duplicate_bytes", kind, by=text_bytes(documents[row].text))
     batch.documents = [document for document, kept in zip(documents, keep.tolist(), strict=True) if kept]
+    batch.sizes = [text_bytes(document.text) for document in batch.documents]
     return batch

@@ -1,7 +1,9 @@
 """What happened to the documents, as numbers that add up over tasks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 Counts = dict[str, Any]
 """Values are ints, floats, lists of ints (histograms, one bin a power of two), lists of dicts (examples), or Counts."""
@@ -42,12 +44,10 @@ def count(counts: Counts, *path: str, by: float = 1) -> None:
     counts[path[-1]] = counts.get(path[-1], 0) + by
 
 
-def observe(counts: Counts, name: str, value: int) -> None:
-    """Count a value in a histogram: bin b holds the values of b bits, so 0, 1, 2-3, 4-7, ..."""
-    histogram = counts.setdefault(name, [])
-    place = value.bit_length()
-    histogram.extend([0] * (place + 1 - len(histogram)))
-    histogram[place] += 1
+def observe(counts: Counts, name: str, values: Sequence[int] | np.ndarray) -> None:
+    """Count values in a histogram: bin b holds the values of b bits, so 0, 1, 2-3, 4-7, ..."""
+    _, bits = np.frexp(np.asarray(values, np.float64))
+    add(counts, {name: np.bincount(bits).tolist()})
 
 
 def example(counts: Counts, kind: str, **fields: Any) -> None:

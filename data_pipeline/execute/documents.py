@@ -1,6 +1,7 @@
 """The documents of a task, read and cleaned, in batches that can be gone on with after any of them."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import orjson
 
 from data_pipeline.clean import Rejected
 from data_pipeline.config import PrepareConfig
-from data_pipeline.execute.counts import Counts, count, example, observe
+from data_pipeline.execute.counts import Counts, add, count, example, observe
 from data_pipeline.execute.job import Advance
 from data_pipeline.execute.pieces import Piece
 from data_pipeline.execute.split import set_of
@@ -22,12 +23,28 @@ Mark = tuple[int, int, int]
 
 
 @dataclass
+class Seen:
+    """What came of the documents of one source."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    empty: int = 0
+    changed: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+
+
+@dataclass
 class Batch:
     """Some documents that were kept, and all that happened until the last of them."""
 
     documents: list[Document] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of the text of each of the documents."""
     broken: list[Broken] = field(default_factory=list)
     counts: Counts = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    """By source."""
     mark: Mark = (0, -1, 0)
     characters: int = 0
     """Read into it, whether kept or not: decides where it ends."""
@@ -48,12 +65,13 @@ def batches(config: PrepareConfig, pieces: list[Piece], after: Mark | None, adva
             count(batch.counts, "sources", name, "broken")
         else:
             _take(config, batch, name, record, clean)
-            batch.characters += len(record.text)
         batch.mark = (number, record.position, record.offset)
         if batch.characters + len(batch.broken) * _EXCERPT >= _BATCH_CHARACTERS:
+            _count(batch)
             yield batch
             batch = Batch()
     if batch.mark[1] >= 0:
+        _count(batch)
         yield batch
 
 
@@ -116,28 +134,37 @@ def _take(
     clean: Callable[[Document], Document | Rejected],
 ) -> None:
     """Clean one document and count what happened to it."""
-    counts = batch.counts.setdefault("sources", {}).setdefault(name, {})
-    count(counts, "documents")
-    count(counts, "text_bytes", by=text_bytes(document.text))
+    batch.characters += len(document.text)
+    size = text_bytes(document.text)
+    seen = batch.seen.setdefault(name, Seen())
+    seen.documents += 1
+    seen.text_bytes += size
     if not document.text:
-        count(counts, "empty")
+        seen.empty += 1
         count(batch.counts, "empty", set_of(document, config))
         return
     cleaned = clean(document)
     if isinstance(cleaned, Rejected):
         kind = f"{cleaned.step}: {cleaned.reason}"
         count(batch.counts, "rejected", kind)
-        count(counts, "rejected", kind)
+        count(batch.counts, "sources", name, "rejected", kind)
         example(batch.counts, kind, id=document.identity, text=document.text[:_EXCERPT])
         return
     if cleaned.text is not document.text and cleaned.text != document.text:
-        count(counts, "changed")
-    count(counts, "kept")
-    size = text_bytes(cleaned.text)
-    count(counts, "kept_bytes", by=size)
-    count(batch.counts, "languages", cleaned.language or "unknown")
-    observe(batch.counts, "bytes_of_documents", size)
+        seen.changed += 1
+        size = text_bytes(cleaned.text)
+    seen.kept += 1
+    seen.kept_bytes += size
     batch.documents.append(cleaned)
+    batch.sizes.append(size)
+
+
+def _count(batch: Batch) -> None:
+    """Bring what was seen of a batch into its counts."""
+    for name, seen in batch.seen.items():
+        add(batch.counts, {"sources": {name: {key: value for key, value in vars(seen).items() if value}}})
+    add(batch.counts, {"languages": Counter(document.language or "unknown" for document in batch.documents)})
+    observe(batch.counts, "bytes_of_documents", batch.sizes)
 
 
 def _described(record: Broken) -> dict[str, str | int]:

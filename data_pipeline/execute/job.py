@@ -65,6 +65,8 @@ class Stage:
     run: Callable[["Job", Task, Advance], None]
     unit: str = "tasks"
     """What the size of its tasks counts: "bytes" or "tasks"."""
+    alone: bool = False
+    """True when it has but one task, whatever the corpus."""
     check: Callable[["Job"], None] = lambda job: None
     """Called when all its tasks are done. DataError when the job must not go on."""
 

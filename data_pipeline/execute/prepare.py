@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.drivers import driver_for
+from data_pipeline.execute.drivers.driver import Driver
 from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
 from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
@@ -27,7 +28,7 @@ from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.stages.tokenize import tokenizer_of
 from data_pipeline.execute.stages.tokenizer import configured
-from data_pipeline.execute.task import disk_error
+from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
@@ -124,7 +125,8 @@ def _do(job: Job, stamp: dict[str, Any], fast: bool) -> dict[str, float]:
             if stage is tokenize.STAGE and (note := tokenizer_of(job).note):
                 print(f"note: {note}", file=sys.stderr)
             with timings.of(stage.name):
-                _run_stage(job, stage, driver)
+                run_tasks(job, stage, job.tasks(stage.name), driver)
+                job.finished(stage.name)
     finish(job, stamp, timings)
     return timings.seconds
 
@@ -135,9 +137,8 @@ def finish(job: Job, stamp: dict[str, Any], timings: Timings) -> None:
     remove_work(job.config.out.resolve())
 
 
-def _run_stage(job: Job, stage: Stage, driver: Any) -> None:
-    """Do the tasks of a stage that are not done, with progress."""
-    tasks = job.tasks(stage.name)
+def run_tasks(job: Job, stage: Stage, tasks: Sequence[Task], driver: Driver) -> None:
+    """Do those of some tasks of a stage that are not done, with progress."""
     waiting = [task for task in tasks if not task.done]
     total = sum(task.size for task in tasks)
     left = {task.index: task.size for task in waiting}
@@ -151,7 +152,6 @@ def _run_stage(job: Job, stage: Stage, driver: Any) -> None:
 
         if waiting:
             driver.run(job, stage.name, [task.index for task in waiting], report)
-    job.finished(stage.name)
 
 
 def stamp_of(config: PrepareConfig) -> dict[str, Any]:

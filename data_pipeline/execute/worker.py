@@ -1,7 +1,6 @@
-"""A process that does tasks: for a parent that tells it which, or its share of a stage.
+"""A process that does the tasks that its parent tells it to.
 
-python -m data_pipeline.execute.worker WORK serve FD         tasks by lines of JSON on stdin, answers on a descriptor
-python -m data_pipeline.execute.worker WORK share STAGE K N  every N-th task of a stage from the K-th on, if not done
+python -m data_pipeline.execute.worker WORK FD     tasks by lines of JSON on stdin, answers on the descriptor FD
 """
 
 import json
@@ -38,17 +37,6 @@ def run_task(job: Job, stage: str, index: int, advance: Advance = lambda size: N
         raise
     except OSError as error:
         raise disk_error(error, task.folder) from error
-
-
-def run_share(root: Path, stage: str, worker: int, workers: int) -> int:
-    """Do a worker's share of a stage; returns how many tasks it did."""
-    job = Job.open(root)
-    mine = [task for task in job.tasks(stage)[worker::workers] if not task.done]
-    for number, task in enumerate(mine, start=1):
-        start = time.monotonic()
-        run_task(job, stage, task.index)
-        print(f"{stage} {task.index}: done in {time.monotonic() - start:.1f} s ({number} of {len(mine)})", flush=True)
-    return len(mine)
 
 
 def serve(root: Path, descriptor: int) -> None:
@@ -113,12 +101,9 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def main(arguments: list[str]) -> int:
     """Run as a program; returns the exit code."""
-    root, what, *rest = arguments
+    root, descriptor = arguments
     try:
-        if what == "serve":
-            serve(Path(root), int(rest[0]))
-        else:
-            run_share(Path(root), rest[0], int(rest[1]), int(rest[2]))
+        serve(Path(root), int(descriptor))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -70,7 +70,7 @@ class _Worker:
         read, write = os.pipe()
         self.answers = FileIO(read, "rb")
         self.task: int | None = None
-        command = [sys.executable, "-m", "data_pipeline.execute.worker", str(root), "serve", str(write)]
+        command = [sys.executable, "-m", "data_pipeline.execute.worker", str(root), str(write)]
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(write,), env=environment)
         os.close(write)

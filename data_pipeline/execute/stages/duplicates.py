@@ -117,6 +117,6 @@ def _near(job: Job) -> NearDuplicates:
 
 
 EXACT = Stage("exact", "finding equal documents", _exact_tasks, _exact_run)
-UNITED = Stage("united", "gathering equal documents", _united_tasks, _united_run)
+UNITED = Stage("united", "gathering equal documents", _united_tasks, _united_run, alone=True)
 CANDIDATES = Stage("candidates", "finding similar documents", _candidate_tasks, _candidate_run)
 CONFIRM = Stage("confirm", "comparing similar documents", _confirm_tasks, _confirm_run)

@@ -9,8 +9,8 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.execute.corpus import documents_of, size_of
-from data_pipeline.execute.counts import Counts, add, count, observe
-from data_pipeline.execute.documents import Batch, source_name, text_bytes
+from data_pipeline.execute.counts import Counts, add, observe
+from data_pipeline.execute.documents import Batch, source_name
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import cleaning_spec, groups, spec_of
 from data_pipeline.execute.split import set_of
@@ -99,16 +99,17 @@ def _write(
     counts: Counts,
 ) -> None:
     """Encode the documents of a batch and append them to the files of their sets."""
-    by_set: dict[str, list[Document]] = defaultdict(list)
-    for document in batch.documents:
-        by_set[set_of(document, job.config)].append(document)
+    by_set: dict[str, list[int]] = defaultdict(list)
+    for place, document in enumerate(batch.documents):
+        by_set[set_of(document, job.config)].append(place)
     dtype = np.dtype(dtype_for(tokenizer.vocab_size)).newbyteorder("<")
-    for name, documents in by_set.items():
+    for name, places in by_set.items():
+        documents = [batch.documents[place] for place in places]
         ids, lengths = tokenizer.encode_flat([document.text for document in documents])
         _refuse_too_long(documents, lengths)
         folder.file(tokens_file(name)).write(_ended(ids, lengths, tokenizer.eos_id, dtype))
         folder.file(rows_file(name)).write(_rows(documents, lengths, numbers))
-        _count(counts, name, documents, lengths, names)
+        _count(counts, name, documents, [batch.sizes[place] for place in places], lengths, names)
 
 
 def _refuse_too_long(documents: list[Document], lengths: np.ndarray) -> None:
@@ -141,18 +142,25 @@ def _rows(documents: list[Document], lengths: np.ndarray, numbers: dict[str, int
     return rows.tobytes()
 
 
-def _count(counts: Counts, name: str, documents: list[Document], lengths: np.ndarray, names: dict[str, str]) -> None:
-    for document, length in zip(documents, lengths.tolist(), strict=True):
-        size = text_bytes(document.text)
-        for path in (
-            ("sets", name),
-            ("tokenized", names[document.source]),
-            ("by_language", document.language or "unknown"),
-        ):
-            count(counts, *path, "documents")
-            count(counts, *path, "tokens", by=length)
-            count(counts, *path, "text_bytes", by=size)
-        observe(counts, "tokens_of_documents", length)
+def _count(
+    counts: Counts,
+    name: str,
+    documents: list[Document],
+    sizes: list[int],
+    lengths: np.ndarray,
+    names: dict[str, str],
+) -> None:
+    """Count documents, tokens and bytes by set, source and language."""
+    kinds: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for document, size, length in zip(documents, sizes, lengths.tolist(), strict=True):
+        total = kinds[document.source, document.language or "unknown"]
+        total[0] += 1
+        total[1] += length
+        total[2] += size
+    for (source, language), total in kinds.items():
+        found = dict(zip(("documents", "tokens", "text_bytes"), total, strict=True))
+        add(counts, {"sets": {name: found}, "tokenized": {names[source]: found}, "by_language": {language: found}})
+    observe(counts, "tokens_of_documents", lengths)
 
 
 def _check(job: Job) -> None:

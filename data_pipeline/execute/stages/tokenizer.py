@@ -118,4 +118,4 @@ def _sampled(document: Document, share: float) -> bool:
     return int.from_bytes(digest, "little") < share * 2.0**64
 
 
-STAGE = Stage("tokenizer", "making the tokenizer", _tasks, _run, "bytes")
+STAGE = Stage("tokenizer", "making the tokenizer", _tasks, _run, "bytes", alone=True)
