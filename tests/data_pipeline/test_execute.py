@@ -210,6 +210,6 @@ def test_counts_add_up():
 
 
 def test_a_worker_knows_no_work_folder(tmp_path: Path):
-    run = [sys.executable, "-m", "data_pipeline.execute.worker", str(tmp_path), "share", "scan", "0", "1"]
+    run = [sys.executable, "-m", "data_pipeline.execute.share", str(tmp_path), "work", "scan", "1", "1", "0"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "is no work folder" in done.stderr and "Traceback" not in done.stderr
