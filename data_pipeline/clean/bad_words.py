@@ -83,7 +83,7 @@ def _read(place: Place) -> list[str]:
     import fsspec
 
     try:
-        with fsspec.open(place, encoding="utf-8-sig") as file:
+        with fsspec.open(place, "rt", encoding="utf-8-sig") as file:
             words = file.read().splitlines()
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"cannot read the word list {place}: {error}.") from error

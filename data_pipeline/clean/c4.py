@@ -76,7 +76,7 @@ class _Filter:
         line = line.strip()
         before = line
         if told.citations and "[" in line:
-            line = _CITATION.sub("", line)
+            line = _CITATION.sub("", line).strip()
         if told.end_marks is not None and (not line.endswith(told.end_marks) or line.endswith("...")):
             return None
         words = before.split()

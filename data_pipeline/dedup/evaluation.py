@@ -1,5 +1,6 @@
 """The texts of evaluation data: every string in every record, whatever its field is called."""
 
+import codecs
 import csv
 import io
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def _json_lines(file: Input) -> Iterator[Any]:
             number += 1
             if isinstance(line, BadLine):
                 raise ValueError(f"line {number}: {line.problem}")
-            if line.strip():
+            if line.removeprefix(codecs.BOM_UTF8).strip():
                 yield _parsed(line, f"line {number}: ")
 
 
@@ -52,7 +53,7 @@ def _json(file: Input) -> Iterator[Any]:
 
 def _parsed(text: bytes, place: str) -> Any:
     try:
-        return parse(text.removeprefix(b"\xef\xbb\xbf"))
+        return parse(text.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise ValueError(f"{place}{error}") from error
 

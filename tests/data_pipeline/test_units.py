@@ -46,7 +46,7 @@ def test_units_of_a_text(text, expected):
 
 @given(TEXTS)
 def test_the_definition_character_by_character(text):
-    expected, open_word = [], False
+    expected, open_word, after_single = [], False, False
     for character in text:
         kind = int(categories_of(codepoints_of(character))[0])
         if MARK <= kind < UPPERCASE:

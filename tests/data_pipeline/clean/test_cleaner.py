@@ -8,9 +8,9 @@ from data_pipeline.config import PrepareConfig
 from tests.data_pipeline.clean.steps import clean, document, settings
 
 STEPS = (
-    "html encoding unicode control whitespace pii language length characters gopher_quality repetition c4 fineweb "
-    "chinese bad_words"
-).split()
+    *("html", "encoding", "unicode", "control", "whitespace", "pii", "language", "length", "characters"),
+    *("gopher_quality", "repetition", "c4", "fineweb", "chinese", "bad_words"),
+)
 
 
 def test_steps_run_in_the_order_written():

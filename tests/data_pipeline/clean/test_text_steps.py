@@ -13,7 +13,9 @@ from tests.data_pipeline.clean.steps import clean, document, reason, settings
 
 ODD = st.text(
     st.one_of(
-        st.sampled_from(" \t\r\n\x00\x07\x1b[31m\x85\xa0\u200b\u200d\u2028\u3000\ufeff\ufb01\ud800\udc00é\u0301\u0316中"),
+        st.sampled_from(
+            " \t\r\n\x00\x07\x1b[31m\x85\xa0\u200b\u200d\u2028\u3000\ufeff\ufb01\ud800\udc00é\u0301\u0316中"
+        ),
         st.characters(),
     ),
     max_size=30,
@@ -85,7 +87,10 @@ def test_what_is_right_stays():
 
 @given(
     st.text(st.sampled_from("aé中ñ«’“—€😀Ã ß.ü"), min_size=1, max_size=12),
-    st.lists(st.sampled_from(["latin-1", "cp1252", "cp1250", "cp1254", "cp1257", "iso-8859-2", "mac-roman", "cp437"]), max_size=2),
+    st.lists(
+        st.sampled_from(["latin-1", "cp1252", "cp1250", "cp1254", "cp1257", "iso-8859-2", "mac-roman", "cp437"]),
+        max_size=2,
+    ),
 )
 def test_the_gate_misses_nothing_that_would_be_repaired(text, encodings):
     for encoding in encodings:
@@ -122,7 +127,9 @@ def test_what_begins_like_a_page_is_one(page):
     assert clean(page, "html") == "Some text of it."
 
 
-@pytest.mark.parametrize("text", ["Use <div> and </div> here.", "a < b and c > d", "<3 you </3", "#include <stdio.h>", "x"])
+@pytest.mark.parametrize(
+    "text", ["Use <div> and </div> here.", "a < b and c > d", "<3 you </3", "#include <stdio.h>", "x"]
+)
 def test_other_text_is_left_alone(text):
     assert clean(text, "html") == text
 
