@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.shards.traffic import asked
+from data_pipeline.shards.traffic import traffic
 
 _MOST_DESCRIPTORS = 1 << 16
 """Asked of the system at most; it also limits the maps of a process, to 65,530."""
@@ -75,7 +75,7 @@ class TokenFile:
             return ids[first : first + length]
         out = np.empty(length, self._dtype)
         left, offset = out, first * self._dtype.itemsize
-        asked(out.nbytes)
+        traffic().read(out.nbytes)
         while (count := self._pread(left, offset)) < left.nbytes:
             if not count:
                 raise DataError(f"{self.path} ends at byte {offset:,}: it was cut short; bring it back.")
@@ -86,6 +86,7 @@ class TokenFile:
         """Ask the system to read these ids; returns at once."""
         if self._ids is None:
             size = self._dtype.itemsize
+            traffic().told(length * size)
             self._advise(first * size, length * size, os.POSIX_FADV_WILLNEED)
             return
         self._wanted += 1

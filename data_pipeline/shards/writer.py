@@ -4,6 +4,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import shutil
 import struct
 from array import array
 from collections.abc import Iterator
@@ -209,6 +210,8 @@ class ShardWriter:
         for pattern in ("_[0-9][0-9][0-9][0-9][0-9]_text_document.*", "_[0-9][0-9][0-9][0-9][0-9]_documents.npy"):
             for file in self.prefix.parent.glob(glob.escape(self.prefix.name) + pattern):
                 file.unlink()
+        for plan in self.prefix.parent.glob(f"{glob.escape(self.prefix.name)}.packed-*-{16 * '[0-9a-f]'}"):
+            shutil.rmtree(plan)  # made by mixture.pack_build, of tokens that are no more
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -51,7 +51,7 @@ def damaged(name: str, data: bytes, chance: random.Random) -> bytes:
 def sizes_told(files: dict[str, bytes]) -> dict[str, bytes]:
     """Write the true sizes into an index or a manifest, so that what is behind them is reached."""
     sizes = {name: len(data) for name, data in files.items()}
-    sizes |= {n[:-5]: len(zstandard.decompress(d)) for n, d in files.items() if n.endswith(".zstd") and _is_zstd(d)}
+    sizes |= {name[:-5]: _unpacked_size(data) for name, data in files.items() if name.endswith(".zstd")}
 
     def correct(value: Any) -> Any:
         if isinstance(value, list):
@@ -66,12 +66,12 @@ def sizes_told(files: dict[str, bytes]) -> dict[str, bytes]:
     return {**files, **told}
 
 
-def _is_zstd(data: bytes) -> bool:
+def _unpacked_size(data: bytes) -> int:
+    """Read as a stream: the size that a damaged frame claims to have would be allocated."""
     try:
-        zstandard.decompress(data)
+        return len(zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data).read(1 << 20))
     except zstandard.ZstdError:
-        return False
-    return True
+        return len(data)
 
 
 def _cut(data: bytes, chance: random.Random) -> bytes:
@@ -206,7 +206,7 @@ def run(format: str, cases: int, seed: int, folder: Path, tokenizer: Tokenizer) 
             attempt(format, foreign.write(folder / "case", files), tokenizer)
             outcomes["accepted"] += 1
         except DataError as error:
-            assert len(str(error)) < 3000, f"case {number}: {len(str(error))} characters"
+            assert len(str(error)) < 10_000, f"case {number}: {len(str(error))} characters"
             outcomes["refused"] += 1
         except BaseException as error:
             raise AssertionError(f"{format}, seed {seed}, case {number}: {type(error).__name__}: {error}") from error

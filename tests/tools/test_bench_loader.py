@@ -1,12 +1,16 @@
 """The loader's speed, measured as `bench loader` measures it."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.execute import tokenize, train_tokenizer_on
 from data_pipeline.mixture import Mixture
-from tools.bench.loader import measure_loader
+from data_pipeline.shards import ShardSet
+from launcher.cli.bench_loader import loader
+from tools.bench.loader import OURS, compare_ways, measure_loader
+from tools.bench.random_shards import write_random_shards
 
 SAMPLE = Path(__file__).parents[2] / "data_pipeline" / "sample" / "zh.jsonl"
 
@@ -21,3 +25,28 @@ def test_fifty_million_tokens_a_second(tmp_path: Path, seq_len: int):
     assert measured["batches"] * measured["global_batch_size"] * seq_len == pytest.approx(
         measured["tokens_per_second"] * measured["seconds"]
     )
+
+
+def test_the_ways_of_reading_side_by_side(tmp_path: Path):
+    prefix = write_random_shards(tmp_path, 20_000_000)
+    shards = ShardSet.open(prefix)
+    assert shards.num_tokens == 10_000_000 and shards.num_documents == 10_000
+    ways = compare_ways(lambda: Mixture.open([(prefix, 1.0)], 512, 0), 128, seconds=0.1, rounds=1)
+    assert ways[0]["way"] == OURS and len(ways) >= 6
+    assert all(way["warm"] > 0 and way["warm_ratio"] > 0 for way in ways)
+    cold = [way for way in ways if way["cold"] is not None]
+    if cold:  # not where the files lie in memory
+        assert len(cold) == len(ways) and all(way["moved_per_asked"] > 0.5 for way in cold)
+        assert ways[0]["cold_ratio"] == 1
+
+
+def test_the_command_needs_no_configuration(capsys: pytest.CaptureFixture[str]):
+    options = {"config": None, "overrides": None, "seconds": 0.1, "rounds": 1, "size": 0.01}
+    loader(**options, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert {"way", "cold", "warm", "moved_per_asked", "cold_ratio", "warm_ratio"} <= found["ways"][0].keys()
+    assert found["bytes"] == 10_000_000
+    assert found["command"] == "megamodel bench loader --seconds 0.1 --rounds 1 --size 0.01"
+    loader(**options, as_json=False)
+    shown = capsys.readouterr().out
+    assert "pread" in shown and f"again: {found['command']}" in shown

@@ -27,6 +27,7 @@ from data_pipeline.shards.foreign.samples import (
     decoded,
     raw_ids,
     refused,
+    short,
     text,
 )
 from data_pipeline.shards.foreign.unpack import unpack_zstd, unpacked
@@ -79,7 +80,7 @@ def open_litdata(index: Path, column: str | None = None, dtype: str | None = Non
 def _sample_file(index: Path, chunk: _Chunk, reader: "_Reader") -> SampleFile:
     parts = PurePosixPath(chunk.filename)
     if parts.is_absolute() or ".." in parts.parts or "\0" in chunk.filename:
-        raise DataError(f"{index} names a file outside its folder: {chunk.filename!r}.")
+        raise DataError(f"{index} names a file outside its folder: {short(chunk.filename)!r}.")
     path = index.parent / parts
     size = path.stat().st_size if path.exists() else 0
     return SampleFile(path, size, lambda: reader.values(path, chunk.chunk_size))

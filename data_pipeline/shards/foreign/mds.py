@@ -24,6 +24,7 @@ from data_pipeline.shards.foreign.samples import (
     decoded,
     raw_ids,
     refused,
+    short,
     text,
 )
 from data_pipeline.shards.foreign.unpack import check_hashes, unpacked
@@ -106,7 +107,7 @@ def _sample_file(index: Path, shard: _Shard, column: str | None, dtype: str | No
 def _inside(index: Path, file: _File) -> Path:
     parts = PurePosixPath(file.basename)
     if parts.is_absolute() or ".." in parts.parts or "\0" in file.basename:
-        raise DataError(f"{index} names a file outside its folder: {file.basename!r}.")
+        raise DataError(f"{index} names a file outside its folder: {short(file.basename)!r}.")
     return index.parent / parts
 
 

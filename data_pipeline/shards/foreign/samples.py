@@ -29,7 +29,7 @@ class SampleFile:
 
 def choose(columns: dict[str, str], wanted: str | None, index: Path) -> str:
     """Return the column to read, of names and their encodings. DataError when it is not clear or not there."""
-    known = ", ".join(f"{name} ({encoding})" for name, encoding in columns.items()) or "none"
+    known = ", ".join(f"{short(name)} ({short(kind)})" for name, kind in list(columns.items())[:20]) or "none"
     if wanted is not None:
         if wanted not in columns:
             raise DataError(f"{index} has no column {wanted!r}; there are: {known}.")
@@ -46,11 +46,16 @@ def raw_ids(dtype: str | None, column: str, index: Path) -> Decode:
     """Decode bytes that are ids and nothing more. DataError when nobody said of which type."""
     if dtype is None:
         raise DataError(
-            f"the column {column!r} of {index} holds bare bytes, and nothing says of which type the ids in them are: "
-            "give --dtype (older MDS of llm-foundry: int64)."
+            f"the column {short(column)!r} of {index} holds bare bytes, and nothing says of which type the ids in them "
+            "are: give --dtype (older MDS of llm-foundry: int64)."
         )
     item = np.dtype(dtype).newbyteorder("<")
     return lambda data: np.frombuffer(data, item)
+
+
+def short(name: str) -> str:
+    """A name from a file, for a message."""
+    return name if len(name) <= 60 else name[:60] + "..."
 
 
 def text(data: memoryview) -> str:
@@ -60,6 +65,7 @@ def text(data: memoryview) -> str:
 
 def refused(column: str, encoding: str, index: Path) -> DataError:
     """What to say of a column that is not read."""
+    column, encoding = short(column), short(encoding)
     if encoding.split(":")[0] in ("pkl", "pickle"):
         return DataError(
             f"the column {column!r} of {index} holds pickles, which can run any program when they are read: they are "
