@@ -89,13 +89,10 @@ class Mixture:
         """Return the tokens of samples [n, 2], int64 [n, seq_len + 1]; one that is no target as ~id (see `masking`)."""
         out = np.empty((len(samples), self.seq_len + 1), np.int64)
         for source, rows in _by_source(samples):
-            whole = len(rows) == len(samples)
-            part = out if whole else np.empty((len(rows), self.seq_len + 1), np.int64)
-            self.windows[source].read(samples[rows, 1], part)
+            windows, mine = samples[rows, 1], [out[row] for row in rows.tolist()]
+            self.windows[source].read(windows, mine)
             if source in self.skipped:
-                self.skipped[source].hide(samples[rows, 1], part)
-            if not whole:
-                out[rows] = part
+                self.skipped[source].hide(windows, mine)
         return out
 
     def num_targets(self, samples: np.ndarray) -> int:

@@ -1,5 +1,6 @@
 """Windows of whole documents: the rows that best-fit packing plans, with the methods of contiguous ones."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +43,19 @@ class PackedWindows(Windows):
         if not self.num_windows:
             raise DataError(f"{shards.prefix} has no document of two tokens or more: nothing can be predicted.")
 
-    def read(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Fill the rows of `out`, int64 [n, seq_len + 1], with windows int64 [n]; a token that is no target as ~id."""
+    def read(self, windows: np.ndarray, out: Sequence[np.ndarray]) -> None:
+        """Fill rows, int64 [seq_len + 1] each, with windows int64 [n]; a token that is no target as ~id."""
         pieces, counts = self._pieces(windows)
         columns = _columns(pieces, counts)
         rows = np.repeat(np.arange(len(windows)), counts)
-        out[:] = ~self.shards.manifest.eos_id
+        for row in out:
+            row[:] = ~self.shards.manifest.eos_id
         places = zip(rows.tolist(), columns.tolist(), pieces["first"].tolist(), pieces["length"].tolist(), strict=True)
-        for row, column, first, length in places:
-            self.shards.read_into(first, out[row, column : column + length])
-        later = columns > 0
-        out[rows[later], columns[later]] ^= -1
+        for number, column, first, length in places:
+            part = out[number][column : column + length]
+            self.shards.read_into(first, part)
+            if column:
+                part[0] ^= -1
 
     def will_need(self, windows: np.ndarray) -> None:
         """Ask the system to read these windows ahead of their use; returns at once."""

@@ -5,7 +5,7 @@ end-of-document tokens that are no targets: nothing of the text reaches the mode
 documents around it stay documents of their own.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -36,11 +36,11 @@ class Skipped:
     def __len__(self) -> int:
         return int((self._documents[:, 1] - self._documents[:, 0]).sum())
 
-    def hide(self, windows: np.ndarray, rows: np.ndarray) -> None:
-        """Replace the documents' tokens in the rows [n, seq_len + 1] of windows int64 [n], in place."""
+    def hide(self, windows: np.ndarray, rows: Sequence[np.ndarray]) -> None:
+        """Replace the documents' tokens in the rows, [seq_len + 1] each, of windows int64 [n], in place."""
         for number in self._touched(windows):
             for start, stop, _ in self._columns(int(windows[number])):
-                rows[number, start:stop] = ~self._eos
+                rows[number][start:stop] = ~self._eos
 
     def num_targets(self, windows: np.ndarray) -> int:
         """Count the targets that windows int64 [n] lose, without reading them."""

@@ -1,6 +1,6 @@
 """What a window number means for one source: how many there are, which tokens each holds, and how they are read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +40,8 @@ class Windows:
         self.identity = shards.digest
         """What the order of the windows is keyed with: the same for the same tokens cut the same way."""
 
-    def read(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Fill the rows of `out`, int64 [n, seq_len + 1], with the tokens of windows int64 [n]."""
+    def read(self, windows: np.ndarray, out: Sequence[np.ndarray]) -> None:
+        """Fill rows, int64 [seq_len + 1] each, with the tokens of windows int64 [n]; an array of rows will do."""
         for row, window in zip(out, windows.tolist(), strict=True):
             self.shards.read_into(window * self.seq_len, row)
 

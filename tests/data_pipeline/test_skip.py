@@ -1,5 +1,6 @@
 """What is left out leaves no trace of its text, moves no sample, and is counted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,9 @@ def test_nothing_of_a_document_is_left_and_nothing_else_changes(prefix: Path, sk
 class InPieces(Windows):
     """Rows of two stretches with a gap, to see that what is hidden follows the stretches and not the row."""
 
-    def read(self, windows: np.ndarray, out: np.ndarray) -> None:
-        out[:] = ~self.shards.manifest.eos_id
+    def read(self, windows: np.ndarray, out: Sequence[np.ndarray]) -> None:
         for row, window in zip(out, windows.tolist(), strict=True):
+            row[:] = ~self.shards.manifest.eos_id
             for column, first, length in self.stretches(window):
                 self.shards.read_into(first, row[column : column + length])
                 row[column] = ~row[column]

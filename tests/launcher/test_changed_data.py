@@ -81,6 +81,15 @@ def test_a_segment_appended_between_stop_and_resume(run: Callable[..., Path], tm
     assert sources_at(tmp_path / "a", 11) == {"en", "zh"}
     assert sources_at(tmp_path / "a", 12) == {"en", "zh", "new"}  # the step in which the segment begins
     assert sources_at(tmp_path / "a", 13) == {"new", "zh"}
+    ours, plain = (
+        [
+            (piece["sequence"], piece["shards"], piece["window"])
+            for piece in describe_step(tmp_path / n / "run", 12)["pieces"]
+        ]
+        for n in ("a", "c")
+    )
+    assert [piece for piece in ours if piece[0] < 3] == [piece for piece in plain if piece[0] < 3]  # 70 > 2 * 32 tokens
+    assert not any(shards.endswith("/en") for sequence, shards, _ in ours if sequence >= 3)
 
 
 def test_each_source_is_read_on_where_it_was(run: Callable[..., Path]):
