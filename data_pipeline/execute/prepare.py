@@ -44,6 +44,7 @@ _OURS = re.compile(
         [
             *map(re.escape, (STAMP, *RECORDS, "tokenizer", *(f"tokenizer/{name}" for name in FILES))),
             r"(train|validation)(\.manifest\.json|_\d{5,}_(text_document\.(bin|idx)|documents\.npy))",
+            r"\.?(train|validation)\.packed-\d+-[0-9a-f]{16}\b.*",  # plans that mixture.pack_build makes of them
         ]
     )
 )

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
+from data_pipeline.execute import prepare
 from data_pipeline.mixture import Loader, Mixture, pack_build
 from data_pipeline.mixture.best_fit import best_fit
 from data_pipeline.mixture.masking import count_targets, ids_of
@@ -219,7 +221,20 @@ def test_other_tokens_or_lengths_have_another_plan(packed_set: ShardSet, tokeniz
     assert PackedWindows(packed_set, 32).num_windows > PackedWindows(packed_set, SEQ_LEN).num_windows
     other = write_set(tmp_path / "set", tokenizer, random_documents([30, 40], 500, seed=9))
     assert PackedWindows(other, SEQ_LEN).num_windows == 2
-    assert len(list(tmp_path.glob("set.packed-*"))) == 3
+    assert [path.name for path in tmp_path.glob("set.packed-*")] == [f"set.packed-{SEQ_LEN}-{other.digest[:16]}"]
+
+
+def test_a_preparation_replaces_plans_with_the_rest(corpus: Path, tmp_path: Path):
+    settings = {
+        "out": tmp_path / "out",
+        "sources": [{"kind": "files", "files": [str(corpus)]}],
+        "tokenizer": {"kind": "train", "vocab_size": 300},
+    }
+    for vocab_size in (300, 310):
+        settings["tokenizer"]["vocab_size"] = vocab_size
+        prepare(PrepareConfig.model_validate(settings))
+        assert list((tmp_path / "out").glob("*packed*")) == []
+        PackedWindows(ShardSet.open(tmp_path / "out" / "train"), SEQ_LEN)
 
 
 def test_where_nothing_can_be_written_the_cache_folder_has_the_plan(
