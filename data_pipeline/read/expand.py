@@ -91,6 +91,7 @@ def _remote(url: str, source: FilesSource | None) -> list[str]:
 
 def _as_url(url: str, path: str, match: str, filesystem: object) -> str:
     """The URL of what was found: with the host and the user of the URL that was asked for, which paths lack."""
+    url, path = url.rstrip("/"), path.rstrip("/")
     if url.endswith(path):
         return url[: len(url) - len(path)] + match
     return str(filesystem.unstrip_protocol(match))  # type: ignore[attr-defined]

@@ -91,8 +91,9 @@ class Input:
         """
         if not self.compression:
             with self.opened(counted=False) as raw:
-                yield raw
-            return
+                if raw.seekable():
+                    yield raw
+                    return
         with self.uncompressed() as stream, tempfile.TemporaryFile() as file:
             while block := stream.read1(BLOCK):
                 file.write(block)

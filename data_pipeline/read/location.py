@@ -29,7 +29,11 @@ def is_local(path: str) -> bool:
 
 def shown(path: str) -> str:
     """A path or URL as it may be printed and stored: without user, password, token or signature."""
-    return _SECRET.sub(r"\1=***", _USER.sub("***@", path)) if is_url(path) else path
+    return _hidden(path) if is_url(path) else path
+
+
+def _hidden(text: str) -> str:
+    return _SECRET.sub(r"\1=***", _USER.sub("***@", text))
 
 
 def file_name(path: str) -> str:
@@ -59,19 +63,28 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise DataError(f"{shown(url)} needs a package that is not installed ({error}); install it.") from error
     except ValueError as error:
-        raise DataError(f"{shown(url)}: {error}; known are s3://, gs://, https:// and what else fsspec has.") from error
+        problem = _hidden(str(error))
+        raise DataError(
+            f"{shown(url)}: {problem}; known are s3://, gs://, https:// and what else fsspec has."
+        ) from error
+    except Exception as error:
+        raise _cannot_read(url, error) from error
 
 
 def asking(url: str, question: Callable[..., Any], *arguments: Any) -> Any:
     """Ask a remote file system something; whatever goes wrong there becomes a sentence."""
     try:
         return question(*arguments)
-    except DataError:
-        raise
-    except Exception as error:
-        # Each file system has its own exceptions, and some hold the URL with the credentials: only the kind is told.
-        what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise DataError(f"cannot read {shown(url)}: {what}.") from error
+    except Exception as error:  # each file system has its own
+        raise _cannot_read(url, error) from error
+
+
+def _cannot_read(url: str, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"cannot read {shown(url)}: no such file.")
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    said = error.strerror if isinstance(error, OSError) and error.strerror else _hidden(first_line)[:200]
+    return DataError(f"cannot read {shown(url)}: {said or type(error).__name__}.")
 
 
 class _Remote(io.RawIOBase):
@@ -81,12 +94,16 @@ class _Remote(io.RawIOBase):
         filesystem, path = filesystem_of(url)
         self._url = url
         self._file = asking(url, filesystem.open, path, "rb")
+        self._seekable = bool(self._file.seekable())
+        if url.lower().startswith("http") and not _comes_in_parts(self._file):
+            self._file = asking(url, filesystem.open, path, "rb", 0)
+            self._seekable = False
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return bool(self._file.seekable())
+        return self._seekable
 
     def readinto(self, buffer: Any) -> int:
         data = asking(self._url, self._file.read, len(buffer))
@@ -103,3 +120,14 @@ class _Remote(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _comes_in_parts(file: Any) -> bool:
+    """False for a web server that sends files whole only. fsspec would notice that in the middle."""
+    try:
+        file.seek(max(1, file.size - 1))
+        file.read(1)
+        file.seek(0)
+    except Exception:
+        return False
+    return True
