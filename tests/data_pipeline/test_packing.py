@@ -227,6 +227,7 @@ def test_other_tokens_or_lengths_have_another_plan(packed_set: ShardSet, tokeniz
 def test_a_preparation_replaces_plans_with_the_rest(corpus: Path, tmp_path: Path):
     settings = {
         "out": tmp_path / "out",
+        "validation_fraction": 0,
         "sources": [{"kind": "files", "files": [str(corpus)]}],
         "tokenizer": {"kind": "train", "vocab_size": 300},
     }
