@@ -223,6 +223,20 @@ def test_an_import_replaces_an_import_when_told_to_and_never_a_set_of_ours(
     assert verify(shards.prefix) == []
 
 
+@pytest.mark.parametrize("format", ["dolma", "mds"])
+def test_importing_again_leaves_nothing_of_the_import_before(documents, tokenizer, tmp_path: Path, format: str):
+    def files(count: int) -> dict[str, bytes]:
+        if format == "mds":
+            return foreign.mds([foreign.mds_array(ids.astype("uint16")) for ids in documents[:count]], "ndarray:uint16")
+        return {k: v for n in range(count) for k, v in foreign.dolma(documents[n:], name=f"part-{n}").items()}
+
+    for place, count in (("once", 1), ("twice", 3), ("twice", 1)):
+        folder = foreign.write(tmp_path / f"in-{count}", files(count))
+        bring_in(find(folder), tokenizer, out=tmp_path / place / "set", force=True)
+    once = {path.name: path.read_bytes() for path in (tmp_path / "once").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "twice").iterdir()} == once
+
+
 def test_a_run_that_names_foreign_files_is_told_how_to_import_them(documents, tmp_path: Path):
     folder = foreign.write(tmp_path / "in", {**foreign.megatron(documents), **foreign.datatrove(documents)})
     for name in ("books", "books_text_document", "00000_tokens"):

@@ -1,6 +1,7 @@
 """Make a shard set of other software's tokens: a manifest that points at their files where they lie."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ def bring_in(
     if dtype is not None and dtype not in get_args(Dtype):
         raise DataError(f"{dtype!r} is no type of token ids; there are: {', '.join(get_args(Dtype))}.")
     prefix = as_prefix(out or found.prefix)
-    _check_place(prefix, force)
+    older = _older(prefix, force)
     try:
         with folder_aside(prefix) as aside:
             making = _Making(prefix, tokenizer, dtype, aside, advance)
@@ -86,18 +87,24 @@ def bring_in(
             else:
                 for path in found.files:
                     _add(making, found.format, path)
-            return _publish(making, found)
+            return _publish(making, found, older)
     except OSError as error:
         raise DataError(f"cannot write the shard set {prefix}: {error.strerror or error}.") from error
 
 
-def _check_place(prefix: Path, force: bool) -> None:
+def _older(prefix: Path, force: bool) -> list[Path]:
+    """Return the files that an import wrote here before. DataError when they must stay."""
     if not manifest_path(prefix).exists():
-        return
+        return []
     if not force:
         raise DataError(f"{manifest_path(prefix)} is there already; give another --out, or --force to replace it.")
-    if parse_manifest(prefix).origin == "megamodel":
+    manifest = parse_manifest(prefix)
+    if manifest.origin == "megamodel":
         raise DataError(f"{prefix} is a shard set of its own, not an imported one; give another --out.")
+    written = "_documents." if manifest.origin in ("datatrove", "dolma") else "_"
+    names = [file.name for shard in manifest.shards for file in shard.files if manifest.origin != "megatron"]
+    ours = re.compile(re.escape(prefix.name) + r"_\d{5}" + re.escape(written) + r"[a-z_.]+")
+    return [prefix.parent / name for name in names if ours.fullmatch(name)]
 
 
 def _convert(making: _Making, found: Found, column: str | None) -> None:
@@ -180,12 +187,14 @@ def _name(making: _Making, path: Path) -> str:
     return str(whole.relative_to(folder) if whole.is_relative_to(folder) else whole)
 
 
-def _publish(making: _Making, found: Found) -> Imported:
+def _publish(making: _Making, found: Found, older: list[Path]) -> Imported:
     """Put the files that were written beside the manifest, and the manifest last."""
     if not making.shards:
         raise DataError(f"{found.prefix}: all its token files are empty.")
     manifest = _manifest(making, found.format)
     manifest_path(making.out).unlink(missing_ok=True)
+    for path in older:
+        path.unlink(missing_ok=True)
     for file in sorted(making.aside.iterdir()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
