@@ -33,13 +33,12 @@ def _edges(blocks: Iterable[Rows]) -> Iterator[Rows]:
     """Yield the edges within buckets, from rows sorted by (hash, number)."""
     before: Rows | None = None
     for block in blocks:
-        # Of a bucket that goes on from block to block its first and its last row are enough.
-        known = 0 if before is None else len(before)
+        # Of a bucket that goes on the first and the last row are enough; their edge comes again, and is written once.
         rows = block if before is None else np.concatenate([before, block])
         same = np.zeros(len(rows), bool)
         same[1:] = rows["hash"][1:] == rows["hash"][:-1]
         firsts = np.maximum.accumulate(np.where(same, 0, np.arange(len(rows))))
-        yield _pairs(rows["number"], np.flatnonzero(same[known:]) + known, firsts)
+        yield _pairs(rows["number"], np.flatnonzero(same), firsts)
         before = rows[np.unique([firsts[-1], len(rows) - 1])]
 
 
