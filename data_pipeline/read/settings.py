@@ -1,16 +1,22 @@
 """What a source of documents is told."""
 
+import codecs
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from data_pipeline.settings import Place, Settings
 
+_NO_ENCODINGS = ("unicode_escape", "raw_unicode_escape", "utf-7", "idna", "punycode")
+"""Ways to write other text than Unicode's, or half characters, which no file is written in."""
+
 
 def known_encoding(name: str) -> str:
     """A name that Python knows for an encoding of text. ValueError otherwise."""
     try:
         "".encode(name)
+        if codecs.lookup(name).name in _NO_ENCODINGS:
+            raise LookupError(name)
     except LookupError:
         raise ValueError(
             f"{name} is no encoding; known are utf-8, utf-16, latin-1, cp1252, gb18030, big5, ..."

@@ -172,5 +172,6 @@ def test_other_encodings_are_named(tmp_path: Path):
         path, word = tmp_path / name, {"koi8-r": "слово", "cp1252": "été"}.get(encoding, "古詩")
         path.write_bytes((f"id,text\n1,{word}\n" if name.endswith("csv") else word).encode(encoding))
         assert [d.text for d in items(path, encoding=encoding)] == [word]
-    with pytest.raises(ValidationError, match="no encoding"):
-        source(encoding="utf-99")
+    for wrong in ("utf-99", "rot13", "utf-7"):
+        with pytest.raises(ValidationError, match="no encoding"):
+            source(encoding=wrong)
