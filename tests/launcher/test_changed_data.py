@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 from data_pipeline.execute.tokenize import tokenize
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
+from launcher.monitor.events import read_json_lines
 from launcher.yaml_config import load
 from megamodel.checkpoint import checkpoint_name, load_weights, read_manifest
 from megamodel.gpt import GPT
 from tests.conftest import events_of, metrics_of, write_run
-from tests.ranks import train_in_ranks
+from tests.ranks import train_in_ranks, training_ranks
 from tools.inspect.batch import describe_step, find_document, open_mixture
 
 TOKENS = 8 * 32
@@ -99,6 +101,31 @@ def test_each_source_is_read_on_where_it_was(run: Callable[..., Path]):
         mine = samples[samples[:, 0] == source, 1].tolist()
         for epoch in range(0, len(mine), windows):
             assert len(set(mine[epoch : epoch + windows])) == len(mine[epoch : epoch + windows])
+
+
+def test_killed_where_it_changes(run: Callable[..., Path], tmp_path: Path):
+    """SIGKILL before, in and after the step in which a segment begins, and beside a skipped one."""
+    data = {**LATER, "skip": {"steps": [13], "documents": ["new-0"]}}
+    for starts, step in enumerate((10, 12, 14), start=1):
+        with training_ranks(run("a", **data)) as (processes, output):  # leaving it kills them
+            while count_starts(tmp_path / "a") < starts or last_step(tmp_path / "a") < step:
+                assert processes[0].exitcode is None, output.read_text()
+                time.sleep(0.002)
+    train_in_ranks(run("a", **data))
+    train_in_ranks(run("b", **data))
+    assert essence(tmp_path / "a") == essence(tmp_path / "b")
+    assert len(events_of(tmp_path / "a" / "run", "resumed")) == 3
+
+
+def count_starts(folder: Path) -> int:
+    """How often training has begun or gone on there."""
+    return sum(e["event"] in ("started", "resumed") for e in read_json_lines(folder / "run" / "events.jsonl"))
+
+
+def last_step(folder: Path) -> int:
+    """The newest step whose line is whole."""
+    lines = read_json_lines(folder / "run" / "metrics.jsonl")
+    return lines[-1]["step"] if lines else 0
 
 
 @pytest.mark.parametrize(
