@@ -95,6 +95,11 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     return _opened(config.out, seconds)
 
 
+def found(config: PrepareConfig) -> Prepared | None:
+    """What `prepare` would find up to date; None when there is something to do."""
+    return _opened(config.out, {}) if holds(config.out.resolve(), stamp_of(config)) else None
+
+
 @contextlib.contextmanager
 def beginning(config: PrepareConfig, force: bool = False) -> Iterator[dict[str, Any] | None]:
     """Be the only process that makes OUT; gives the stamp of what is to be made, None when OUT is that already.

@@ -73,6 +73,8 @@ def _manifest(job: Job, name: str, counts: Counts) -> Manifest:
     shards = [ShardRecord.model_validate(task.result()["shard"]) for task in shard_tasks(job, name)]
     documents = sum(shard.num_documents for shard in shards)
     dtype = dtype_for(tokenizer["vocab_size"])
+    fields = {file.path: _fields(job, file.source) for file in source_files(job)}
+    first = _fields(job, 0)
     return Manifest(
         dtype=dtype,
         vocab_size=tokenizer["vocab_size"],
@@ -86,9 +88,15 @@ def _manifest(job: Job, name: str, counts: Counts) -> Manifest:
         shards=shards,
         sources=_sources(job),
         content_sha256=content_digest(dtype, shards),
-        text_field=job.config.sources[0].text_field,
-        id_field=job.config.sources[0].id_field,
+        text_field=first[0],
+        id_field=first[1],
+        source_fields={path: names for path, names in fields.items() if names != first},
     )
+
+
+def _fields(job: Job, source: int) -> tuple[str, str]:
+    settings = job.config.sources[source]
+    return settings.text_field, settings.id_field
 
 
 def _sources(job: Job) -> list[FileRecord]:

@@ -93,6 +93,8 @@ class Manifest(_Record):
     """Field of the source records that held the text."""
     id_field: str
     """Field of the source records that held the document's id."""
+    source_fields: dict[str, tuple[str, str]] = {}
+    """By source file: its (text_field, id_field), where they are others than those above."""
     shards: list[ShardRecord]
     """The shards, in the order in which their tokens are counted."""
     sources: list[FileRecord]
@@ -101,6 +103,10 @@ class Manifest(_Record):
     """Identity of the token data, wherever it lies: the digest of the shards' own digests, in order."""
     manifest_sha256: str = ""
     """Digest of all the other fields; empty in manifests written before there was one."""
+
+    def fields_of(self, source: str) -> tuple[str, str]:
+        """The (text_field, id_field) of a source file."""
+        return self.source_fields.get(source, (self.text_field, self.id_field))
 
     @property
     def num_bytes(self) -> int:
@@ -115,8 +121,8 @@ def manifest_digest(manifest: Manifest) -> str:
 
 
 def _exclude(manifest: Manifest) -> set[str]:
-    """Fields that are not written: version 1 knew no other origin."""
-    return {"origin"} if manifest.version == 1 else set()
+    """Fields that are not written: version 1 knew no other origin, and few manifests have sources of several kinds."""
+    return ({"origin"} if manifest.version == 1 else set()) | (set() if manifest.source_fields else {"source_fields"})
 
 
 def content_digest(dtype: str, shards: list[ShardRecord]) -> str:

@@ -19,6 +19,7 @@ from data_pipeline.execute.counts import merged
 from data_pipeline.execute.job import Job
 from data_pipeline.execute.stages.shards import Part, divided
 from data_pipeline.execute.worker import run_task
+from data_pipeline.shards import ShardSet, verify
 from tests.data_pipeline.conftest import sample_rows, write_jsonl
 from tests.data_pipeline.test_prepare import contents
 
@@ -179,6 +180,22 @@ def test_broken_records_are_kept_aside(large: Path, tmp_path: Path):
     assert large.read_bytes()[line["offset"] :] == b"{broken\n"
     counts = json.loads((tmp_path / "out/counts.json").read_text())
     assert counts["sources"][str(large)]["broken"] == 1
+
+
+def test_sources_have_fields_of_their_own(tmp_path: Path):
+    rows = [{"id": f"a/{n}", "text": f"A text of the first, number {n}."} for n in range(20)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "b.jsonl", [{"name": f"b/{n}", "body": f"Another text, number {n}."} for n in range(20)])
+    sources = [
+        {"kind": "files", "files": [f"{tmp_path}/a.jsonl"]},
+        {"kind": "files", "files": [f"{tmp_path}/b.jsonl"], "text_field": "body", "id_field": "name"},
+    ]
+    prepare(config(tmp_path, tmp_path / "out", sources=sources, deduplicate=None, validation_fraction=0))
+    shards = ShardSet.open(tmp_path / "out/train")
+    assert shards.find_documents("a/3") == [3] and shards.find_documents("b/4") == [24]
+    assert shards.manifest.fields_of(f"{tmp_path}/a.jsonl") == ("text", "id")
+    assert shards.manifest.fields_of(f"{tmp_path}/b.jsonl") == ("body", "name")
+    assert not verify(tmp_path / "out/train")
 
 
 def test_a_source_cannot_be_given_twice(large: Path, tmp_path: Path):

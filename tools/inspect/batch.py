@@ -168,7 +168,7 @@ def _ids_of(places: list[_Place]) -> dict[tuple[Path, int], str]:
     for (prefix, source), here in files.items():
         manifest = here[0].shards.manifest
         wanted = {(place.origin.position, place.origin.offset) for place in here}
-        found = read_identities(source, wanted, manifest.text_field, manifest.id_field)
+        found = read_identities(source, wanted, *manifest.fields_of(source))
         for place in here:
             identity = found.get(place.origin.position)
             if identity is not None and hash_identity(identity) == place.origin.id_hash:

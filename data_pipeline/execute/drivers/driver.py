@@ -1,6 +1,9 @@
 """What a driver is."""
 
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, Self
 
 from data_pipeline.execute.job import Job
@@ -20,3 +23,10 @@ class Driver(Protocol):
 
     def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
         """Do these tasks of a stage, in any order. DataError, at the first that fails, once none is at work."""
+
+
+def module_paths() -> list[str]:
+    """Where this process finds modules, besides those of its interpreter: another machine may have its own."""
+    theirs = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    return [path for path in paths if not any(Path(path).is_relative_to(other) for other in theirs)]

@@ -5,7 +5,6 @@ import functools
 import os
 import secrets
 import sys
-import sysconfig
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, Self
 
 from data_pipeline.config import Execution
 from data_pipeline.errors import DataError
-from data_pipeline.execute.drivers.driver import Report
+from data_pipeline.execute.drivers.driver import Report, module_paths
 from data_pipeline.execute.drivers.local import ONE_THREAD
 from data_pipeline.execute.job import Job, patiently
 from data_pipeline.execute.worker import failure, outcome
@@ -122,15 +121,8 @@ def _imported() -> ModuleType:
 
 def _remote(ray: ModuleType) -> Any:
     """The function as Ray runs it: with one core, one thread, and this process's own modules."""
-    environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(_own_paths())}
+    environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(module_paths())}
     return ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": environment})(_do)
-
-
-def _own_paths() -> list[str]:
-    """Where this process finds modules, besides those of its interpreter: a cluster has an environment of its own."""
-    theirs = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
-    return [path for path in paths if not any(Path(path).is_relative_to(other) for other in theirs)]
 
 
 def _do(name: str, root: str, folder: str, stage: str, index: int) -> dict[str, Any]:
