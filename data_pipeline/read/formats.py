@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from data_pipeline.errors import DataError
-from data_pipeline.read import arrow, csv_table, dataset, html_page, json_file, jsonl, parquet, txt, warc
+from data_pipeline.read import arrow, csv_table, dataset, html_page, json_file, jsonl, mds, parquet, txt, warc
 from data_pipeline.read.document import Broken, Document, Place
 from data_pipeline.read.input import COMPRESSIONS, Input, compression_of
 from data_pipeline.read.location import file_name, shown
@@ -32,6 +32,7 @@ FORMATS = {
     "txt": Format(txt.read, txt.SUFFIXES),
     "parquet": Format(parquet.read, parquet.SUFFIXES, parquet.identities),
     "arrow": Format(arrow.read, arrow.SUFFIXES),
+    "mds": Format(mds.read, mds.SUFFIXES),
     "html": Format(html_page.read, html_page.SUFFIXES),
     "warc": Format(warc.read, warc.SUFFIXES),
 }

@@ -45,7 +45,7 @@ class FilesSource(Fields):
     files: Annotated[list[Place], Field(min_length=1)]
     """Files, globs, folders and URLs (s3://, gs://, https://) of .jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow,
     .html and .warc, each plain, .gz or .zst."""
-    format: Literal["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow", "html", "warc"] | None = None
+    format: Literal["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow", "mds", "html", "warc"] | None = None
     """What the files are; unset: their names tell. A name that ends in .gz or .zst always says the compression."""
     encoding: Annotated[str, AfterValidator(known_encoding)] | None = None
     """Encoding of .csv, .tsv, .txt and .html; unset: UTF-8, and for .html what the page says."""

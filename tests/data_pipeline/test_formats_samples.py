@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from data_pipeline.errors import DataError
+from data_pipeline.read import read_documents
 from data_pipeline.shards import ShardSet, verify
 from data_pipeline.shards.foreign import bring_in, find, send_out
 from data_pipeline.tokenizer import Tokenizer
@@ -76,6 +77,21 @@ def test_texts_are_encoded_and_ended(tokenizer: Tokenizer, tmp_path: Path, make:
     expected = [np.append(ids, tokenizer.eos_id) if len(ids) else ids for ids in tokenizer.encode_batch(TEXTS)]
     check(files, expected, tokenizer, tmp_path / "in")
     assert tokenizer.decode(documents_of(tmp_path / "in")[2]) == TEXTS[2] + "<|endoftext|>"
+
+
+def test_texts_in_mds_are_a_source_for_prepare(tmp_path: Path):
+    folder = foreign.write(tmp_path, foreign.mds([text.encode() for text in TEXTS], "str", "text"))
+    read = list(read_documents([folder / "shard.00000.mds"]))
+    assert [document.text for document in read] == TEXTS and [document.position for document in read] == [0, 1, 2]
+    path = folder / "shard.00000.mds"
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"shard\.00000\.mds"):
+            list(read_documents([path]))
+    foreign.write(tmp_path, foreign.mds([b"cos\nsystem\n(S'true'\ntR."], "pkl", "text"))
+    with pytest.raises(DataError, match="encoded as 'pkl', which is not read"):
+        list(read_documents([path]))
 
 
 def test_litdata_of_each_kind(samples, tokenizer: Tokenizer, tmp_path: Path):
