@@ -26,9 +26,22 @@ def find_exact(runs: Sequence[Path], part: int, parts: int, memory: int, out: Pa
     return write_sorted(_repeated(keys), NUMBER, out, memory)
 
 
-def _digest(text: str) -> bytes:
-    form = " ".join(normalised(text).split())
-    return hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _digest(text: str, window: int = 2**20) -> bytes:
+    """Hash the words of a text, with single spaces between: a window of it at a time, for splitting takes memory."""
+    form = normalised(text)
+    digest = hashlib.blake2b(digest_size=16)
+    begun = apart = False
+    for first in range(0, len(form), window):
+        piece = form[first : first + window]
+        words = " ".join(piece.split())
+        if not words:
+            apart = True
+            continue
+        if begun and (apart or piece[0].isspace()):
+            digest.update(b" ")
+        digest.update(words.encode("utf-8", "surrogatepass"))
+        begun, apart = True, piece[-1].isspace()
+    return digest.digest()
 
 
 def _repeated(blocks: Iterable[Rows]) -> Iterator[np.ndarray]:

@@ -58,10 +58,12 @@ def units_of(texts: Sequence[str], window: int = BATCH) -> tuple[Hashes, Bounds]
     """Return the hashes of all units of all texts, normalised, [units], and their bounds."""
     forms = [normalised(text) for text in texts]
     ends = np.fromiter(accumulate(len(form) + 1 for form in forms), np.int64, len(forms))
-    found = list(_windows("\n".join(forms), window))
-    starts = np.concatenate([np.zeros(0, np.int64), *(starts for starts, _ in found)])
-    hashes = np.concatenate([np.zeros(0, np.uint64), *(hashes for _, hashes in found)])
-    return hashes, np.concatenate([[0], np.searchsorted(starts, ends)])
+    hashes = [np.zeros(0, np.uint64)]
+    bounds = np.zeros(len(forms) + 1, np.int64)
+    for starts, some in _windows("\n".join(forms), window):
+        hashes.append(some)
+        bounds[1:] += np.searchsorted(starts, ends)
+    return np.concatenate(hashes), bounds
 
 
 def _windows(text: str, size: int) -> Iterator[tuple[NDArray[np.int64], Hashes]]:

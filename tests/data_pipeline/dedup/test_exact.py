@@ -1,5 +1,6 @@
 """Equal texts have equal keys, whatever does not count; the first of each group stays."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dedup.exact import exact_keys, find_exact
+from data_pipeline.dedup.exact import _digest, exact_keys, find_exact
 from data_pipeline.dedup.runs import unite
 from tests.data_pipeline.dedup.stages import write_task
 
@@ -23,6 +24,12 @@ def test_what_counts_as_the_same_text():
     assert len(np.unique(keys[:3], axis=0)) == 1
     np.testing.assert_array_equal(exact_keys(["\ud800"]), exact_keys(["\ud800 "]))
     assert exact_keys([]).shape == (0, 2)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=st.text(st.sampled_from("ab \n\u3000é"), max_size=20), window=st.integers(1, 8))
+def test_the_window_makes_no_difference(text: str, window: int):
+    assert _digest(text, window) == hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
 
 
 def find_all(runs: list[Path], folder: Path, parts: int, memory: int) -> list[int]:
