@@ -95,8 +95,30 @@ FOREIGN: dict[str, str] = {
         "checkpoint.every_steps": "save_interval save_steps save_every checkpoint_interval save_every_steps",
         "checkpoint.keep": "save_total_limit keep_last keep_last_k max_to_keep",
         "checkpoint.permanent_every_steps": "keep_every permanent_save_interval",
+        "account": "slurm_account project charge_account",
+        "setup": "setup_commands env_command condaenv venv_path module_load prologue",
+        "data.partition": "queue slurm_partition",
+        "data.time": "time_limit walltime timeout_min",
+        "data.workers": "array_size num_jobs n_jobs",
+        "data.cpus": "cpus_per_task cpus_per_worker cpus_per_node cores",
+        "data.memory": "mem mem_gb mem_per_cpu mem_per_cpu_gb",
+        "data.options": "sbatch_args extra_args slurm_additional_parameters",
         "monitor.console_every_steps": "log_interval logging_steps log_every print_every",
         "monitor.tensorboard": "tensorboard_dir report_to use_tensorboard",
+        "out": "output_prefix output_folder",
+        "sources": "input_folder",
+        "sources.N.text_field": "text_key json_keys text_column",
+        "sources.N.id_field": "id_key id_column",
+        "clean": "filters",
+        "deduplicate": "dedup",
+        "deduplicate.exact": "exact_dedup exact_deduplication",
+        "deduplicate.near": "minhash fuzzy fuzzy_dedup fuzzy_deduplication near_duplicates",
+        "deduplicate.near.threshold": "jaccard_threshold similarity_threshold minhash_threshold",
+        "deduplicate.near.ngram": "n_grams ngram_size char_ngrams shingle_size",
+        "deduplicate.near.bands": "num_buckets num_bands",
+        "deduplicate.near.rows": "hashes_per_bucket rows_per_band num_rows",
+        "execution.workers": "n_workers",
+        "tokens_per_shard": "max_tokens_per_file shard_size",
     }.items()
     for foreign in names.split()
 }
@@ -108,6 +130,7 @@ _ACCUMULATION = (
 _RESUME = "is not a setting: `megamodel train` goes on from the newest good checkpoint in run_dir by itself"
 _EPOCHS = "is not a setting: give train.steps; `megamodel config check` says how many epochs that is"
 _SEQUENCE = "is not a setting: parallel.tp shares the sequence between the blocks by itself; remove the line"
+_HASHES = "is not a setting: there are bands x rows hashes; set these two in deduplicate.near"
 _DROPOUT = "is not a setting: there is no dropout; remove the line"
 
 # Names whose meaning does not exist here, with what to do instead; the whole sentence after the name.
@@ -118,6 +141,7 @@ ADVICE: dict[str, str] = {
         _RESUME: "resume resume_from_checkpoint load init_from resume_from load_checkpoint",
         _EPOCHS: "num_train_epochs epochs num_epochs max_epochs",
         _SEQUENCE: "sequence_parallel",
+        _HASHES: "num_perm num_permutations num_hashes",
         _DROPOUT: "dropout attention_dropout hidden_dropout attn_pdrop resid_pdrop embd_pdrop",
         "is not there yet (expert parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
             "ep expert_parallel expert_model_parallel_size expert_parallel_size num_experts n_experts"
