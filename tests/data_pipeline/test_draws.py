@@ -51,5 +51,5 @@ def test_what_follows_from_them_never_changes():
     assert draw(42, "x", np.arange(3)).tolist() == DRAWN
 
 
-PINNED = ["8f32d50151fc68a2"]
+PINNED = ["8f32d50151fc68a2", "f6d3c1e3df5bd51b", "b00506110f8096ee"]
 DRAWN = [4340957110918794764, 8927049929614961515, 11846943716181309576]
