@@ -105,6 +105,20 @@ FOREIGN: dict[str, str] = {
         "data.options": "sbatch_args extra_args slurm_additional_parameters",
         "monitor.console_every_steps": "log_interval logging_steps log_every print_every",
         "monitor.tensorboard": "tensorboard_dir report_to use_tensorboard",
+        "out": "output_prefix output_folder",
+        "sources": "input_folder",
+        "sources.N.text_field": "text_key json_keys text_column",
+        "sources.N.id_field": "id_key id_column",
+        "clean": "filters",
+        "deduplicate": "dedup",
+        "deduplicate.exact": "exact_dedup exact_deduplication",
+        "deduplicate.near": "minhash fuzzy fuzzy_dedup fuzzy_deduplication near_duplicates",
+        "deduplicate.near.threshold": "jaccard_threshold similarity_threshold minhash_threshold",
+        "deduplicate.near.ngram": "n_grams ngram_size char_ngrams shingle_size",
+        "deduplicate.near.bands": "num_buckets num_bands",
+        "deduplicate.near.rows": "hashes_per_bucket rows_per_band num_rows",
+        "execution.workers": "n_workers",
+        "tokens_per_shard": "max_tokens_per_file shard_size",
     }.items()
     for foreign in names.split()
 }

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.settings.kinds import schemas
 from launcher.settings.names import ADVICE, FOREIGN
 from launcher.settings.schema import settings_of
 from launcher.yaml_config import dump, load
@@ -365,7 +366,7 @@ class TestForeignNames:
         assert part in line
 
     def test_every_translation_is_a_setting_and_no_setting_is_foreign(self):
-        names = {setting.name for setting in settings_of(RunConfig)}
+        names = {setting.name for schema in schemas().values() for setting in settings_of(schema)}
         leaves = {name.rpartition(".")[2] for name in names}
         assert set(FOREIGN.values()) <= names
         assert not leaves & (set(FOREIGN) | set(ADVICE))
