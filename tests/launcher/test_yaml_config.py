@@ -367,7 +367,7 @@ class TestForeignNames:
 
     def test_every_translation_is_a_setting_and_no_setting_is_foreign(self):
         names = {setting.name for schema in schemas().values() for setting in settings_of(schema)}
-        leaves = {name.rpartition(".")[2] for name in names}
+        leaves = {setting.name.rpartition(".")[2] for setting in settings_of(RunConfig)}
         assert set(FOREIGN.values()) <= names
         assert not leaves & (set(FOREIGN) | set(ADVICE))
         assert not set(FOREIGN) & set(ADVICE)
