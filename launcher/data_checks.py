@@ -133,7 +133,7 @@ def _plan(name: str, shards: ShardSet, seq_len: int) -> Iterator[Problem]:
     """Whether it is known how a set is packed."""
     try:
         if find_plan(shards, seq_len) is None:
-            message = f"the first start plans how to pack its {shards.num_documents:,} documents, about ten million a"
+            message = f"the first start plans how to pack its {shards.num_documents:,} documents, some million a"
             yield note(
                 name, f"{message} second; `megamodel data inspect {shards.prefix} --seq-len {seq_len}` does it now"
             )
