@@ -80,7 +80,7 @@ def write_rows(path: Path, dtype: np.dtype, blocks: Iterable[Rows]) -> int:
         aside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error}.") from error
+        raise _unwritable(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
     return count
@@ -139,7 +139,7 @@ def spilling(out: Path) -> Iterator[Callable[[np.dtype, Iterable[Rows]], RowFile
         try:
             _fill(path, dtype, blocks, durable=False)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}.") from error
+            raise _unwritable(path, error) from error
         return RowFile(path)
 
     try:
@@ -211,13 +211,20 @@ def _count_up_to(rows: Rows, bound: tuple[int, ...]) -> int:
     return end
 
 
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write {path}: {error.strerror or error}. Mend that (free space, permissions) and give the same command "
+        "again: it goes on where it stopped."
+    )
+
+
 def _fill(path: Path, dtype: np.dtype, blocks: Iterable[Rows], durable: bool) -> int:
     """Write a .npy of one dimension; numpy leaves room in the header for the number of rows to grow."""
     count = 0
     with path.open("wb") as file:
         _write_header(file, dtype, 0)
         for block in blocks:
-            np.ascontiguousarray(block, dtype).tofile(file)
+            file.write(np.ascontiguousarray(block, dtype).view(np.uint8).data)
             count += len(block)
         _write_header(file, dtype, count)
         file.flush()

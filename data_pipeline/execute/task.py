@@ -181,10 +181,7 @@ def working_on(task: Task) -> Iterator[TaskFolder]:
 def disk_error(error: OSError, path: Path) -> DataError:
     """The sentence for a disk that is full or cannot be written."""
     where = error.filename or path
-    # numpy says of a full disk only how much it could not write.
-    full = error.errno is None and "requested and" in str(error)
-    why = os.strerror(errno.ENOSPC) if full else error.strerror or error
     return DataError(
-        f"cannot write {where}: {why}. Mend that (free space, permissions) and give the same "
+        f"cannot write {where}: {error.strerror or error}. Mend that (free space, permissions) and give the same "
         "command again: it goes on where it stopped."
     )
