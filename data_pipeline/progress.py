@@ -53,4 +53,5 @@ class _Lines:
         rate = self._done / (now - self._start)
         left = max(0, self._total - self._done) / max(rate, 1e-9)
         share = self._done / max(1, self._total)
-        print(f"{self._what}: {share:.0%}, {rate / self._scale:.1f} {self._rate}, {left:.0f} s left", file=sys.stderr, flush=True)
+        speed = f"{rate / self._scale:.1f} {self._rate}"
+        print(f"{self._what}: {share:.0%}, {speed}, {left:.0f} s left", file=sys.stderr, flush=True)

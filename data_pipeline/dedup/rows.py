@@ -213,8 +213,8 @@ def _count_up_to(rows: Rows, bound: tuple[int, ...]) -> int:
 
 def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write {path}: {error.strerror or error}. Mend that (free space, permissions) and give the same command "
-        "again: it goes on where it stopped."
+        f"cannot write {path}: {error.strerror or error}. Mend that (free space, permissions) and give the same "
+        "command again: it goes on where it stopped."
     )
 
 
