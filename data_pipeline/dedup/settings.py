@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from data_pipeline.settings import Place, Settings
+
+_LEAST_COMPARED = 0.5
 
 
 class NearDuplicates(Settings):
@@ -23,6 +25,22 @@ class NearDuplicates(Settings):
     """Hashes in a band: more of them make candidates rarer."""
     seed: int = 1
     """Seed of the hash functions."""
+
+    def compared(self, similarity: float) -> float:
+        """Return the probability that two documents of this similarity are compared at all."""
+        return 1 - (1 - similarity**self.rows) ** self.bands
+
+    @model_validator(mode="after")
+    def _bands_reach_the_threshold(self) -> "NearDuplicates":
+        share = self.compared(self.threshold)
+        if share < _LEAST_COMPARED:
+            rows = max((r for r in range(1, self.rows) if 1 - (1 - self.threshold**r) ** self.bands >= 0.9), default=0)
+            remedy = f"set rows: {rows}, or more bands" if rows else f"take fewer rows and more bands than {self.bands}"
+            raise ValueError(
+                f"of documents as similar as threshold={self.threshold}, {self.bands} bands of {self.rows} rows would "
+                f"compare only {share:.0%}; {remedy}"
+            )
+        return self
 
 
 class Deduplicate(Settings):

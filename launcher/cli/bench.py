@@ -262,6 +262,10 @@ def _print_dedup(result: dict[str, Any]) -> None:
         f"{result['documents']:,} documents, {result['bytes'] / 1e6:,.0f} MB of text, {result['workers']} workers in "
         f"{result['seconds']:.0f} s; {bound:,.0f} MiB allowed to each beside the {bare:,.0f} MiB with which it starts"
     )
+    hashing = result["hashing"]
+    typer.echo(
+        f"one core hashes {hashing['exact']:,.0f} MB/s of text for exact keys, {hashing['bands']:,.0f} MB/s for all bands"
+    )
     typer.echo(f"again: {result['command']}")
 
 

@@ -56,5 +56,6 @@ def test_what_is_planted_is_found(tmp_path: Path, capfd: pytest.CaptureFixture, 
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert list(stages) == ["scan", "clean", "exact", "united", "candidates", "confirm"]
     assert all(stage["peak_bytes"] > 10**7 and stage["seconds"] > 0 for stage in stages.values())
+    assert all(rate > 1 for rate in found["hashing"].values())
     assert found["command"] == " ".join(command)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import orjson
 
 from data_pipeline.config import Execution, PrepareConfig
+from data_pipeline.dedup.exact import exact_keys
+from data_pipeline.dedup.minhash import band_hashes
 from data_pipeline.dedup.settings import Deduplicate, NearDuplicates
 from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.job import Job
@@ -33,6 +36,7 @@ def measure_dedup(documents: int, workers: int, memory: int, folder: Path | None
 
     `memory` is execution.memory_per_worker in bytes; `folder`: where to work, unset: where temporary files go.
     Returns stages (name, seconds, documents_per_second, megabytes_per_second, peak_bytes of the largest process),
+    hashing (megabytes of text a second of one core's time, for exact keys and for bands),
     exact and near (planted, found, recall, precision), classes (recall by similarity, and what theory expects),
     bytes of the text, bare_bytes of a worker that has done nothing.
     """
@@ -54,6 +58,7 @@ def measure_dedup(documents: int, workers: int, memory: int, folder: Path | None
         "bare_bytes": _bare(),
         "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages),
+        "hashing": _hashing(corpus),
         "exact": _score(exact, [each for each in planted if each.similarity == EXACT]),
         "near": _score(near, [each for each in planted if threshold <= each.similarity < EXACT]),
         "classes": [_class(near, each) for each in planted if each.similarity < EXACT],
@@ -139,7 +144,7 @@ def _score(dropped: np.ndarray, planted: list[Planted]) -> dict[str, Any]:
 def _class(dropped: np.ndarray, planted: Planted) -> dict[str, Any]:
     """How many copies of one similarity were dropped, beside the share that banding promises to compare."""
     near = NearDuplicates()
-    compared = float((1 - (1 - planted.exact**near.rows) ** near.bands).mean())
+    compared = float(np.vectorize(near.compared)(planted.exact).mean())
     return {
         "similarity": planted.similarity,
         "mean": float(planted.exact.mean()),
@@ -147,6 +152,23 @@ def _class(dropped: np.ndarray, planted: Planted) -> dict[str, Any]:
         "dropped": int(dropped[planted.later].sum()),
         "expected": compared if planted.similarity >= near.threshold else 0.0,
     }
+
+
+def _hashing(corpus: Corpus) -> dict[str, float]:
+    """Megabytes of text a second of processor time: whatever else the machine does counts less so."""
+    texts = corpus.texts(0, min(corpus.documents, _AT_ONCE))
+    size = sum(map(len, texts)) / 1e6
+    ways: dict[str, Callable[[], object]] = {
+        "exact": lambda: exact_keys(texts),
+        "bands": lambda: band_hashes(texts, NearDuplicates(ngram=NGRAM)),
+    }
+    rates = {}
+    for name, way in ways.items():
+        way()
+        start = time.process_time()
+        way()
+        rates[name] = size / (time.process_time() - start)
+    return rates
 
 
 def _bare() -> int:
