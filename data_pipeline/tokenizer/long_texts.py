@@ -1,13 +1,15 @@
 """Texts longer than 2^20 characters go through the encoders in parts.
 
-An encoder holds about a hundred bytes for each character at once, and some take more than linear time over a stretch
-that they cannot split. The cuts are between a letter or digit and the space or line end after it: there the split
-rules of GPT-2, Llama 3, o200k, sentencepiece and BERT end a piece whatever follows, so the ids are those of the
-whole text. What holds for a given tokenizer is tried on a few texts. Only where 2^20 characters hold no such place
-(base64, say, or Chinese without a line end) the cut falls where the limit is, which can split one token in two.
+An encoder holds about a hundred bytes for each character at once. The cuts are where the split rules of GPT-2, Llama
+3, o200k, sentencepiece and BERT end a piece whatever stands around: behind a letter or digit before a space or line
+end, or behind a line end before a letter or digit. So the ids are those of the whole text. Only where 2^20
+characters hold no such place (base64, say) the cut falls where the limit is, which can split one token in two.
 """
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +17,23 @@ from data_pipeline.tokenizer.encoders import Encoder, Flat
 
 LONGEST = 1 << 20
 """Characters encoded in one go."""
-_LEFT = ("It is 12", "a) Čapek", "  x = y", "床前明月光")
-_RIGHT = (" of them", "  two spaces", " -1\n", " 😀")
+_PLACES = re.compile(r"(?<=[^\W_])(?=[ \n])|(?<=\S\n)(?=[^\W_])")
+_PLACES_WITH_SPACE = re.compile(r"(?<=[^\W_])(?= \S)|(?<=\S)(?=\n)")
+"""For encoders that begin each text as if a space stood before it."""
+_WINDOWS = (1 << 12, 1 << 16, 1 << 20)
+_TRIALS = (
+    "It is 12 of them, a) Čapek\nwrote: x = y\n",
+    "床前明月光，\n疑是地上霜。\n舉頭望明月",
+    "two  spaces -1\nand 😀 \n a",
+)
+
+
+class _Part(NamedTuple):
+    """A text, or what is encoded of it in one go."""
+
+    text: str
+    surplus: int = 0
+    """Ids at its beginning that the whole text would not have there."""
 
 
 class LongTexts:
@@ -26,47 +43,70 @@ class LongTexts:
         """Cut for `encoder`."""
         self._encoder = encoder
         self.name = encoder.name
-        self._drops_space: bool | None = None
+        self._puts_a_space: bool | None = None
 
     def encode(self, texts: Sequence[str]) -> Flat:
         """Encode each text, in parts where it is long."""
         if max(map(len, texts), default=0) <= LONGEST:
             return self._encoder.encode(texts)
-        parts = [self._cut(text) for text in texts]
-        flats = [self._encoder.encode([part]) for pieces in parts for part in pieces]
-        lengths = np.array([flat.lengths[0] for flat in flats])
-        starts = np.cumsum([0] + [len(pieces) for pieces in parts[:-1]])
-        return Flat(np.concatenate([flat.ids for flat in flats]), np.add.reduceat(lengths, starts))
+        parts = [self._parts(text) for text in texts]
+        flat = self._encode_parts([part for some in parts for part in some])
+        starts = np.cumsum([0] + [len(some) for some in parts[:-1]])
+        return Flat(flat.ids, np.add.reduceat(flat.lengths, starts))
 
-    def _cut(self, text: str) -> list[str]:
-        """Parts of at most `LONGEST` characters; the space at a cut is left out where the encoder puts one itself."""
-        parts, start = [], 0
+    def _parts(self, text: str) -> list[_Part]:
+        if len(text) <= LONGEST:
+            return [_Part(text)]
+        if self._puts_a_space is None:
+            self._puts_a_space = not self._is_right(False) and self._is_right(True)
+        places = _PLACES_WITH_SPACE if self._puts_a_space else _PLACES
+        ends, start = [0], 0
         while len(text) - start > LONGEST:
-            end = _boundary(text, start, start + LONGEST)
-            parts.append(text[start:end])
-            start = end + (self._puts_a_space() and text[end] == " ")
-        return [*parts, text[start:]]
+            start = _last_place(places, text, start, start + LONGEST)
+            ends.append(start)
+        return _cut(text, [*ends, len(text)], self._puts_a_space)
 
-    def _puts_a_space(self) -> bool:
-        """True for an encoder that begins each text as if a space stood before it, as sentencepiece models do."""
-        if self._drops_space is None:
-            kept = [(left, right) for left in _LEFT for right in _RIGHT]
-            whole = self._encoder.encode([left + right for left, right in kept]).split()
-            self._drops_space = not self._agrees(whole, kept) and self._agrees(whole, [(a, b[1:]) for a, b in kept])
-        return self._drops_space
+    def _encode_parts(self, parts: list[_Part]) -> Flat:
+        """Encode parts, some at a time, without their surplus."""
+        flats, batch, size = [], list[str](), 0
+        for part in parts:
+            if batch and size + len(part.text) > LONGEST:
+                flats.append(self._encoder.encode(batch))
+                batch, size = [], 0
+            batch.append(part.text)
+            size += len(part.text)
+        flats.append(self._encoder.encode(batch))
+        ids, lengths = np.concatenate([flat.ids for flat in flats]), np.concatenate([flat.lengths for flat in flats])
+        starts = np.cumsum(lengths) - lengths
+        surplus = [number for number, part in enumerate(parts) if part.surplus and lengths[number]]
+        lengths[surplus] -= 1
+        return Flat(np.delete(ids, starts[surplus]), lengths)
 
-    def _agrees(self, whole: list[np.ndarray], pairs: list[tuple[str, str]]) -> bool:
-        left = self._encoder.encode([a for a, _ in pairs]).split()
-        right = self._encoder.encode([b for _, b in pairs]).split()
-        return all(np.array_equal(w, np.concatenate([a, b])) for w, a, b in zip(whole, left, right, strict=True))
+    def _is_right(self, puts_a_space: bool) -> bool:
+        """Cut some short texts at every place: are the ids those of the whole?"""
+        places = _PLACES_WITH_SPACE if puts_a_space else _PLACES
+        for text in _TRIALS:
+            ends = [0, *(match.start() for match in places.finditer(text)), len(text)]
+            parts = self._encode_parts(_cut(text, ends, puts_a_space))
+            if not np.array_equal(parts.ids, self._encoder.encode([text]).ids):
+                return False
+        return True
 
 
-def _boundary(text: str, start: int, limit: int) -> int:
-    """Place of the last space, or else line end, before `limit` that follows a letter or digit; else `limit` itself."""
-    for white in " \n":
-        at = text.rfind(white, start + 1, limit)
-        while at > start:
-            if text[at - 1].isalnum():
-                return at
-            at = text.rfind(white, start + 1, at)
+def _cut(text: str, ends: list[int], puts_a_space: bool) -> list[_Part]:
+    """The parts between some places. Where the encoder puts a space itself, ours goes, or else one id is surplus."""
+    parts = []
+    for start, end in pairwise(ends):
+        own_space = puts_a_space and start > 0
+        skipped = own_space and text[start] == " "
+        parts.append(_Part(text[start + skipped : end], int(own_space and not skipped)))
+    return parts
+
+
+def _last_place(places: re.Pattern[str], text: str, start: int, limit: int) -> int:
+    """The last place to cut behind `start` and before `limit`; else `limit` itself."""
+    for window in _WINDOWS:
+        found = [match.start() for match in places.finditer(text, max(start + 1, limit - window), limit)]
+        if found:
+            return found[-1]
     return limit

@@ -114,6 +114,9 @@ def is_convertible(model: Model) -> bool:
     plain = not model.charsmap and not model.drops_spaces and model.escapes_spaces and not model.space_after_word
     if model.algorithm != BPE or not plain or not model.byte_fallback or model.names(UNUSED):
         return False
+    vocabulary = {piece.text for piece in model.pieces}
+    if not all(vocabulary.issuperset(name) for name in model.names(UNKNOWN, CONTROL, BYTE)):
+        return False  # fastokens takes a word with an unknown character for the name that it spells
     longer = [piece for piece in model.pieces if piece.kind == NORMAL and len(piece.text) > 1]
     counts = Counter(piece.score for piece in longer)
     tied = [piece.text for piece in longer if counts[piece.score] > 1]

@@ -6,6 +6,7 @@ copy of the tokenizer in which these entries have names that no text spells; the
 """
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from data_pipeline.errors import DataError
@@ -18,14 +19,31 @@ def guarded(encoder: HuggingFaceEncoder, tokenizer_json: bytes) -> tuple[Hugging
     special = {token.content: index for index, token in added.items() if token.special}
     if not _reached(encoder, special):
         return encoder, tokenizer_json
-    content = json.loads(tokenizer_json)
-    special.pop(unknown_of(content["model"]) or "", None)
-    renamed = json.dumps(_renamed(content, special), ensure_ascii=False).encode()
-    encoder = HuggingFaceEncoder(renamed)
-    left = _reached(encoder, special)
+    unknown = unknown_of(json.loads(tokenizer_json)["model"])
+    tokenizer_json = _without_names(tokenizer_json, special)
+    encoder = HuggingFaceEncoder(tokenizer_json)
+    left = {*_reached(encoder, special)} - {unknown}
     if left:
-        raise DataError(f"a text that spells {left[0]} is encoded as that special token, and this cannot be helped.")
-    return encoder, renamed
+        raise DataError(f"a text that spells {min(left)} is encoded as that special token, and this cannot be helped.")
+    return encoder, tokenizer_json
+
+
+def _without_names(tokenizer_json: bytes, tokens: Collection[str]) -> bytes:
+    """Give tokens names of noncharacters in the model, and take them from the added tokens."""
+    content = json.loads(tokenizer_json)
+    model = content["model"]
+    names = {token: f"\ufdd0{number}\uffff" for number, token in enumerate(tokens)}
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(token, token): index for token, index in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
+    pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model.get("merges", [])]
+    if pairs:
+        model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, "".join(pair)}]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    content["added_tokens"] = [added for added in content["added_tokens"] if added["content"] not in names]
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def _reached(encoder: Encoder, special: dict[str, int]) -> list[str]:
@@ -41,18 +59,3 @@ def unknown_of(model: dict[str, Any]) -> str | None:
     if model.get("unk_id") is not None:
         return model["vocab"][model["unk_id"]][0]
     return model.get("unk_token")
-
-
-def _renamed(content: dict[str, Any], special: dict[str, int]) -> dict[str, Any]:
-    """Give the special tokens names of noncharacters in the model, and take them from the added tokens."""
-    model = content["model"]
-    names = {token: f"\ufdd0{index}\uffff" for token, index in special.items()}
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {names.get(token, token): index for token, index in model["vocab"].items()}
-    else:
-        model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
-    pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model.get("merges", [])]
-    if pairs:
-        model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, "".join(pair)}]
-    content["added_tokens"] = [added for added in content["added_tokens"] if added["content"] not in names]
-    return content

@@ -98,8 +98,11 @@ class Tokenizer:
         """
         try:
             return self._encoder.encode(texts)
-        except UnicodeEncodeError:
-            return self._encoder.encode([_SURROGATE.sub("\ufffd", text) for text in texts])
+        except Exception:
+            repaired = [_SURROGATE.sub("\ufffd", text) for text in texts]
+            if repaired == list(texts):
+                raise
+            return self._encoder.encode(repaired)
 
     def to_json(self) -> bytes | None:
         """The bytes of tokenizer.json; None for a sentencepiece model that has none."""

@@ -16,8 +16,10 @@ from data_pipeline.tokenizer.tokenizer import Tokenizer
 EOS = "</s>"
 _LINE = 4096
 """Characters of a line of training text; sentencepiece learns from lines."""
-_FIXED = 3 + 256
-"""`<unk>`, `<s>`, `</s>` and the bytes."""
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+"""Always in the vocabulary: what a corpus without, say, `<` would leave to bytes."""
+_FIXED = 3 + 256 + len(_ASCII)
+"""`<unk>`, `<s>`, `</s>`, the bytes and those."""
 
 
 def train_sentencepiece(
@@ -46,6 +48,7 @@ def train_sentencepiece(
             control_symbols=list(special_tokens),
             hard_vocab_limit=False,
             character_coverage=1.0,
+            required_chars=_ASCII,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

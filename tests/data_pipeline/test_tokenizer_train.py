@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.tokenizer.settings import TrainTokenizer
 from tests.data_pipeline.conftest import write_jsonl
 from tests.data_pipeline.hostile import SPECIALS, hostile_texts
 from tests.data_pipeline.test_command import fails, megamodel
