@@ -264,7 +264,7 @@ def _print_dedup(result: dict[str, Any]) -> None:
     )
     hashing = result["hashing"]
     typer.echo(
-        f"one core hashes {hashing['exact']:,.0f} MB/s of text for exact keys, {hashing['bands']:,.0f} MB/s for all bands"
+        f"one core hashes {hashing['exact']:,.0f} MB/s of text for exact keys, {hashing['bands']:,.0f} MB/s for bands"
     )
     typer.echo(f"again: {result['command']}")
 
