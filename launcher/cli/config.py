@@ -7,7 +7,7 @@ import typer
 
 sub = typer.Typer(no_args_is_help=True, help="What is set, by which file, and what it means.", rich_markup_mode=None)
 
-ConfigFile = Annotated[Path, typer.Argument(help="A YAML file: a run, a data preparation or a model.")]
+ConfigFile = Annotated[Path, typer.Argument(help="A YAML file: a run, a data preparation, a model or a cluster.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings over the file's, such as train.steps=100.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from launcher.cluster_config import ClusterConfig
 from launcher.config import RunConfig, Settings
 from launcher.yaml_config import top_level_names
 from megamodel.config import ModelConfig
@@ -21,7 +22,7 @@ def schemas() -> dict[str, type[BaseModel]]:
     """Every kind of configuration file by its name."""
     from data_pipeline.config import PrepareConfig
 
-    return {"run": RunConfig, "data": PrepareConfig, "model": ModelFragment}
+    return {"run": RunConfig, "data": PrepareConfig, "model": ModelFragment, "cluster": ClusterConfig}
 
 
 def kind_of(path: Path, overrides: Sequence[str] = ()) -> str:

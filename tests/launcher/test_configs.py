@@ -28,13 +28,13 @@ def megamodel(*arguments, cwd=ROOT):
 
 
 def test_every_kind_is_there():
-    assert {kind_of(path) for path in FILES} == {"run", "data", "model"}
+    assert {kind_of(path) for path in FILES} == set(schemas())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_loads(path):
     kind = kind_of(path)
-    assert kind == {"runs": "run", "data": "data", "models": "model"}[path.parent.name]
+    assert kind == {"runs": "run", "data": "data", "models": "model", "clusters": "cluster"}[path.parent.name]
     load(path, schemas()[kind])
 
 
@@ -66,7 +66,7 @@ def test_published_models_have_their_published_size(name, parameters):
     assert num_parameters(model) == parameters
 
 
-@pytest.mark.parametrize("kind", ["run", "data", "model"])
+@pytest.mark.parametrize("kind", list(schemas()))
 def test_every_setting_is_documented(kind):
     undocumented = [setting.name for setting in settings_of(schemas()[kind]) if not setting.doc]
     assert undocumented == []

@@ -28,5 +28,5 @@ class Driver(Protocol):
 def module_paths() -> list[str]:
     """Where this process finds modules, besides those of its interpreter: another machine may have its own."""
     theirs = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    paths = [str(Path(path).absolute()) for path in sys.path if path and Path(path).exists()]
     return [path for path in paths if not any(Path(path).is_relative_to(other) for other in theirs)]
