@@ -108,7 +108,7 @@ class Texts:
 
     def read(self, numbers: np.ndarray) -> Iterator[tuple[int, str]]:
         """Yield (number, text) of some documents, uint64 ascending; each block is read once."""
-        tasks = (numbers >> np.uint64(32)).astype(np.int64)
-        for task in np.unique(tasks).tolist():
-            rows = (numbers[tasks == task] & np.uint64(2**32 - 1)).astype(np.int64)
+        tasks, firsts = np.unique(numbers >> np.uint64(32), return_index=True)
+        for task, mine in zip(tasks.tolist(), np.split(numbers, firsts[1:]), strict=True):
+            rows = (mine & np.uint64(2**32 - 1)).astype(np.int64)
             yield from (((task << 32) | row, text) for row, text in Store(self._folders[task]).texts(rows))
