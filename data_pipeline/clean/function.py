@@ -9,11 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data_pipeline.clean.step import Rejected, Step, StepSettings, with_text
 from data_pipeline.errors import DataError
 from data_pipeline.read import Document
+
+
+def _reference(name: str) -> str:
+    place, _, function = name.rpartition(":")
+    if not place or not function.isidentifier():
+        raise ValueError("must be `module:name` or `folder/file.py:name`")
+    return name
 
 
 class Function(StepSettings):
@@ -26,7 +33,7 @@ class Function(StepSettings):
 
     step: Literal["function"]
     """Selects this step."""
-    function: Annotated[str, Field(pattern=r"^.+:[^\W\d]\w*$")]
+    function: Annotated[str, AfterValidator(_reference)]
     """`module:name`, or `folder/file.py:name`, found from where the command is run."""
     arguments: dict[str, Any] = Field({})
     """Further arguments of the function, by name."""

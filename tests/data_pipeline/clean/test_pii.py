@@ -23,6 +23,7 @@ def masked(text: str, **told) -> str:
         ("邮箱bob@example.com谢谢", "邮箱[EMAIL]谢谢"),
         ("<bob@x.org>, 'ann_b@x.org'; to=c%d@x-y.org", "<[EMAIL]>, '[EMAIL]'; to=[EMAIL]"),
         ("a@b.cd@e.fg", "[EMAIL]@e.fg"),
+        ("bob@x.org-ann@x.org", "[EMAIL]-[EMAIL]"),
         ("user@host @name a@b..com a@.com @x.org a@b.c1 a@-b.com", None),
         ("x" * 65 + "@example.org", None),
         ("x" * 64 + "@example.org", "[EMAIL]"),
@@ -55,7 +56,7 @@ def test_public_addresses_of_machines(text, expected):
         ("4111-1111-1111-1111, 4111111111111111.", "[CARD], [CARD]."),
         ("卡号6222021234567890128。", "卡号[CARD]。"),
         ("3782 822463 10005 and 378282246310005", "[CARD] and [CARD]"),
-        ("2223003122003222", "[CARD]"),
+        ("2223003122003222 5555555555554444 6011000990139424", "[CARD] [CARD] [CARD]"),
         ("4111 1111 1111 1112 4111111111111112", None),  # wrong check digit
         ("4111 1111-1111 1111", None),  # separators of two kinds
         ("0000 0000 0000 0000", None),
@@ -107,6 +108,21 @@ def test_phones(text, expected):
 )
 def test_numbers_with_other_check_digits(text, expected):
     assert masked(text, phone=None) == (expected or text)
+
+
+def test_chinese_ids_for_every_check_character():
+    rng = random.Random(4)
+    weights = [2 ** (17 - place) % 11 for place in range(17)]
+    seen = set()
+    for _ in range(200):
+        body = f"110105{rng.randrange(1900, 2020)}0{rng.randrange(1, 10)}1{rng.randrange(10)}{rng.randrange(1000):03}"
+        total = sum(weight * int(digit) for weight, digit in zip(weights, body, strict=True))
+        right = next(check for check in range(11) if (total + check) % 11 == 1)
+        for check, character in enumerate("0123456789X"):
+            masks = masked(f"id {body}{character}", card=None, phone=None) == "id [ID]"
+            assert masks == (check == right)
+        seen.add(right)
+    assert len(seen) == 11
 
 
 def test_each_kind_has_its_own_placeholder_and_switch():

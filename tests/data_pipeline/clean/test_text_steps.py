@@ -80,6 +80,10 @@ def test_text_read_in_a_wrong_encoding_is_repaired(text, encoding):
     assert clean(page, "encoding") == f"A clean line, été.\n{text}\nAnother one."
 
 
+def test_a_line_break_of_unicode_may_be_a_part_of_what_was_misread():
+    assert clean("Ångström".encode().decode("latin-1"), "encoding") == "Ångström"
+
+
 def test_what_is_right_stays():
     for text in ("Ça va, l’été ? « déjà vu » — où ?", "«Привет», — сказал он…", "你好，世界。", "Ångström", "─│┌"):
         assert clean(text, "encoding") == text
