@@ -105,7 +105,7 @@ class GopherQuality(StepSettings):
     def _alphabetic(self, view: View) -> float:
         """Share of words with a letter; 1 for a text without words."""
         if self.punctuation_counts:
-            starts, words = view.spans[0], view.num_units + _marks(view)
+            starts, words = view.spans[0], view.num_units + _marks(view) - _inside(view)
         else:
             starts = _between_spaces(view.categories)
             words = len(starts)
@@ -122,6 +122,16 @@ def is_letter(kinds: units.Categories) -> NDArray[np.bool_]:
 
 def _marks(view: View) -> int:
     return view.counts[units.PUNCTUATION] + view.counts[units.SYMBOL]
+
+
+def _inside(view: View) -> int:
+    """How many too many words there are where a number has marks in it (1,000.50 is one), or a word an apostrophe."""
+    kinds, codepoints = view.categories, view.codepoints
+    marks = (kinds[1:-1] == units.PUNCTUATION) | (kinds[1:-1] == units.SYMBOL)
+    digits, letters = kinds == units.DIGIT, is_letter(kinds)
+    apostrophes = (codepoints[1:-1] == ord("'")) | (codepoints[1:-1] == ord("’"))
+    of_numbers = int(np.count_nonzero(marks & digits[:-2] & digits[2:]))
+    return 2 * of_numbers + int(np.count_nonzero(apostrophes & letters[:-2] & letters[2:]))
 
 
 def _between_spaces(kinds: units.Categories) -> NDArray[np.int64]:

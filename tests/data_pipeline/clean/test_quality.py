@@ -57,6 +57,12 @@ def test_prose_passes_all_rules():
         ("the word and that 1984 " * 20, {}, None),
         ("the, word; and, that. " * 20, {}, "letters in less than 0.8 of the words"),
         ("the, word; and, that. " * 20, {"punctuation_counts": False}, None),
+        ("the amount of 1,000,000.50 and everything that isn't " * 20, {"min_alphabetic_words": 8 / 9}, None),
+        (
+            "the amount of 1,000,000.50 and everything that isn't " * 20,
+            {"min_alphabetic_words": 0.89},
+            "letters in less than 0.89 of the words",
+        ),
         ("the word - and | " * 20, {"punctuation_counts": False}, "letters in less than 0.8 of the words"),
         ("words other banded toe oft " * 20, {}, "fewer than 2 stop words"),
         ("words other the with toe " * 20, {}, None),
