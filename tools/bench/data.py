@@ -101,9 +101,13 @@ def _rated(run: dict[str, Any], size: int) -> dict[str, Any]:
 
 def _run(command: list[str]) -> dict[str, Any]:
     """Run a process on one core and read the JSON it prints last."""
-    done = subprocess.run(command, env={**os.environ, **_ONE_CORE}, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, env={**os.environ, **_ONE_CORE}, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"{command[0]} cannot be started: {error.strerror}.") from error
     if done.returncode:
-        raise UserError(f"{command[0]} failed with code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}.")
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"{command[0]} failed with code {done.returncode}: {last}.")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
