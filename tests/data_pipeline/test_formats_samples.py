@@ -145,6 +145,10 @@ def test_what_does_not_fit_is_a_sentence(samples, tokenizer: Tokenizer, tmp_path
         change(index)
         with pytest.raises(DataError, match=message):
             check({**files, "index.json": json.dumps(index).encode()}, [], tokenizer, tmp_path / "in")
+    shard = bytearray(files["shard.00000.mds"])
+    shard[8:12], shard[12:16] = shard[12:16], shard[8:12]
+    with pytest.raises(DataError, match="the offsets of its samples do not rise"):
+        check({**files, "shard.00000.mds": bytes(shard)}, [], tokenizer, tmp_path / "in")
     assert not list(tmp_path.glob("in.manifest.json"))
 
 

@@ -235,6 +235,36 @@ def test_an_index_that_lies_about_its_size_is_refused(shards: ShardSet):
         ShardSet.open(shards.prefix).documents_in(9_999, 2_000)
 
 
+def test_a_search_for_documents_in_any_index_ends_and_never_lies(shards: ShardSet):
+    """Document indexes that jump back and forth: every document found holds the place that was looked for, or none."""
+    count = shards.manifest.shards[1].num_documents
+    first = shards.manifest.shards[0].num_tokens
+    end = first + shards.manifest.shards[1].num_tokens
+    generator, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        jumps = generator.integers(0, count + 1, count + 1)
+        change(shards.prefix.parent / FILES[1], 34 + 12 * count, jumps.astype("<i8").tobytes())
+        try:
+            spans = ShardSet.open(shards.prefix).documents_in(first, end - first)
+        except DataError as error:
+            assert f"{FILES[1]} or" in str(error) and "is damaged at document" in str(error)
+            refused += 1
+        else:
+            assert spans[0].first <= first and spans[-1].end >= end
+            assert all(one.end >= other.first and other.end > one.end for one, other in pairwise(spans))
+    assert refused > 100
+
+
+def test_a_manifest_of_more_tokens_than_its_files_have_is_refused(shards: ShardSet):
+    path = shards.prefix.with_name("set.manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["num_tokens"] += 5
+    manifest["shards"][0]["num_tokens"] += 5
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"bytes, .* ids of uint16 make"):
+        ShardSet.open(shards.prefix)
+
+
 def test_a_missing_or_damaged_manifest_is_a_sentence(shards: ShardSet):
     with pytest.raises(DataError, match="there are: set"):
         ShardSet.open(shards.prefix.with_name("sett"))
