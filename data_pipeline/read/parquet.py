@@ -15,8 +15,8 @@ from data_pipeline.read.rows import UNREADABLE, documents, value_of
 SUFFIXES = (".parquet",)
 
 _MOST_ROWS = 1024
-_FEWEST_ROWS = 8
-_MOST_BYTES = 1 << 28
+_FEWEST_ROWS = 16
+_MOST_BYTES = 1 << 27
 _BUFFER = 1 << 20
 
 
@@ -73,7 +73,7 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
     size = 0 if file.compression else raw.seek(0, 2)
     for group, rows in enumerate(groups):
         if first + rows > start:
-            reader, count = _plan(raw, table, table.metadata.row_group(group), columns)
+            reader, count = _plan(raw, table, table.metadata.row_group(group), file.text_field)
             here = first
             for batch in reader.iter_batches(count, row_groups=[group], columns=columns):
                 if here + batch.num_rows > start:
@@ -83,7 +83,7 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
         file.advance(size * rows // max(1, sum(groups)))
 
 
-def _plan(raw: Any, table: pq.ParquetFile, group: Any, columns: list[str]) -> tuple[pq.ParquetFile, int]:
+def _plan(raw: Any, table: pq.ParquetFile, group: Any, text_field: str) -> tuple[pq.ParquetFile, int]:
     """How to read a row group without holding much more than _MOST_BYTES: the reader, and the rows of a batch.
 
     One large text may stand in a million rows, in a few bytes. Where so many rows as are worth a batch could each be
@@ -93,4 +93,4 @@ def _plan(raw: Any, table: pq.ParquetFile, group: Any, columns: list[str]) -> tu
     size, rows = max(1, group.total_byte_size), max(1, group.num_rows)
     if _MOST_BYTES // size >= _FEWEST_ROWS:
         return table, min(_MOST_ROWS, _MOST_BYTES // size)
-    return _table(raw, columns), max(1, min(_MOST_ROWS, _MOST_BYTES // 4 * rows // size))
+    return _table(raw, [text_field]), max(1, min(_MOST_ROWS, _MOST_BYTES // 2 * rows // size))

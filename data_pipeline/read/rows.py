@@ -26,12 +26,18 @@ def documents(file: Input, batch: pa.RecordBatch, position: int) -> Iterator[Doc
 
 
 def _values(column: pa.Array) -> Iterator[Any]:
-    """The values of a column; for one that cannot be read, the error."""
-    if column.nbytes < _AT_ONCE and not pa.types.is_dictionary(column.type):
-        try:
+    """The values of a column; for one that cannot be read, the error. Large ones are made one at a time."""
+    try:
+        if pa.types.is_dictionary(column.type):
+            numbers = column.indices.unique()
+            texts = column.dictionary.take(numbers)  # without copies of those that many rows have
+            if texts.nbytes < _AT_ONCE:
+                by_number = dict(zip(numbers.to_pylist(), texts.to_pylist(), strict=True))
+                return map(by_number.__getitem__, column.indices.to_pylist())
+        elif column.nbytes < _AT_ONCE:
             return iter(column.to_pylist())
-        except UNREADABLE:
-            pass
+    except UNREADABLE:
+        pass
     return map(value_of, column)
 
 

@@ -177,27 +177,28 @@ def test_an_error_of_the_disk_is_not_taken_for_damage(tmp_path: Path, name: str)
 
 
 MIB = 1 << 20
-BOMBS: dict[str, Callable[[], bytes]] = {
-    "line.jsonl": lambda: good("a") + b"\n" + bytes(140 * MIB) + b"\n" + good("b"),
-    "values.jsonl": lambda: good("a") + b"\n[" + b"[]," * (9 * MIB) + b"[]]\n" + good("b"),
-    "row.csv": lambda: b'text\na\n"' + (b"x" * 1000 + b"\n") * 40_000 + b'"\nb\n',
-    "page.html.zst": lambda: zstandard.compress(bytes(1000 * MIB)),
-    "page.warc": lambda: warc_record(0, gzip.compress(bytes(300 * MIB), 1), head="Content-Encoding: gzip\r\n"),
-    "text.parquet": lambda: repeated("x" * (10 * MIB), 300),
+BOMBS: dict[str, tuple[int, Callable[[], bytes]]] = {
+    "line.jsonl": (220, lambda: good("a") + b"\n" + bytes(140 * MIB) + b"\n" + good("b")),
+    "values.jsonl": (250, lambda: good("a") + b"\n[" + b"[]," * (9 * MIB) + b"[]]\n" + good("b")),
+    "row.csv": (300, lambda: b'text\na\n"' + (b"x" * 1000 + b"\n") * 40_000 + b'"\nb\n'),
+    "page.html.zst": (300, lambda: zstandard.compress(bytes(1000 * MIB))),
+    "page.warc": (500, lambda: warc_record(0, gzip.compress(bytes(300 * MIB), 1), head="Content-Encoding: gzip\r\n")),
+    "text.parquet": (700, lambda: repeated("x" * (10 * MIB), 300)),
 }
-MORE_BOMBS: dict[str, Callable[[], bytes]] = {
-    "line.jsonl.gz": lambda: gzip.compress(good("a") + b"\n" + b"x" * (200 * MIB) + b"\n" + good("b"), 1),
-    "line.jsonl.zst": lambda: zstandard.compress(good("a") + b"\n" + bytes(1000 * MIB)),
-    "text.jsonl": lambda: good("é" * (10 * MIB) + "\U0001f600") + b"\n" + good("a" * (127 * MIB)),
-    "value.json": lambda: b'[{"text": "a"}, {"text": "' + b"x" * (200 * MIB) + b'"}]',
-    "values.json": lambda: b'{"data": [' + b"{}," * (20 * MIB) + b"{}]}",
-    "digits.json": lambda: b"1" * (200 * MIB),
-    "line.csv": lambda: b"text\na\n" + b"x" * (200 * MIB) + b"\nb\n",
-    "lines.csv": lambda: b'text\na\n"' + b"\n" * (40 * MIB) + b'"\nb\n',
-    "book.txt.gz": lambda: gzip.compress(bytes(300 * MIB), 1),
-    "record.warc": lambda: warc_record(0, b"a") + warc_record(1, bytes(150 * MIB)) + warc_record(2, b"b"),
-    "head.warc": lambda: b"WARC/1.0\r\n" + b"X: y\r\n" * (20 * MIB),
-    "zeros.parquet": lambda: repeated("\0" * (100 * MIB), 20),
+"""By name of the file: MiB of memory that may be needed, and what makes the file."""
+MORE_BOMBS: dict[str, tuple[int, Callable[[], bytes]]] = {
+    "line.jsonl.gz": (220, lambda: gzip.compress(good("a") + b"\n" + b"x" * (200 * MIB) + b"\n" + good("b"), 1)),
+    "line.jsonl.zst": (220, lambda: zstandard.compress(good("a") + b"\n" + bytes(1000 * MIB))),
+    "text.jsonl": (700, lambda: good("é" * (10 * MIB) + "\U0001f600") + b"\n" + good("a" * (127 * MIB))),
+    "value.json": (1000, lambda: b'[{"text": "a"}, {"text": "' + b"x" * (200 * MIB) + b'"}]'),
+    "values.json": (250, lambda: b'{"data": [' + b"{}," * (20 * MIB) + b"{}]}"),
+    "digits.json": (50, lambda: b"1" * (200 * MIB)),
+    "line.csv": (220, lambda: b"text\na\n" + b"x" * (200 * MIB) + b"\nb\n"),
+    "lines.csv": (300, lambda: b'text\na\n"' + b"\n" * (40 * MIB) + b'"\nb\n'),
+    "book.txt.gz": (220, lambda: gzip.compress(bytes(300 * MIB), 1)),
+    "record.warc": (500, lambda: warc_record(0, b"a") + warc_record(1, bytes(150 * MIB)) + warc_record(2, b"b")),
+    "head.warc": (50, lambda: b"WARC/1.0\r\n" + b"X: y\r\n" * (20 * MIB)),
+    "zeros.parquet": (1000, lambda: repeated("\0" * (100 * MIB), 20)),
 }
 CHILD = """
 import sys
@@ -216,7 +217,12 @@ print(memory() - before)
 def repeated(text: str, count: int) -> bytes:
     """A large text in many rows of a small file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays([0] * count, [text])}), sink, compression="zstd")
+    pq.write_table(
+        pa.table({"text": pa.DictionaryArray.from_arrays([0] * count, [text])}),
+        sink,
+        compression="zstd",
+        store_schema=False,
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -224,9 +230,9 @@ def repeated(text: str, count: int) -> bytes:
 def test_memory_stays_below_a_gibibyte(tmp_path: Path, name: str):
     """Small files that unpack to much, records without end. The slow ones are further shapes of the same."""
     path = tmp_path / name
-    path.write_bytes({**BOMBS, **MORE_BOMBS}[name]())
+    most, make = {**BOMBS, **MORE_BOMBS}[name]
+    path.write_bytes(make())
     child = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, timeout=100)
     assert child.returncode == 0, child.stderr
-    assert int(child.stdout) < MIB, child.stdout
-    assert child.stderr or name.startswith(("text", "zeros"))
-    print(name, child.stdout, child.stderr)
+    assert int(child.stdout) >> 10 < most
+    assert child.stderr or name.startswith(("text", "zeros"))  # all others are broken
