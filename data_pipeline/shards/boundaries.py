@@ -27,7 +27,10 @@ class Boundaries(ABC):
 
     @abstractmethod
     def num_ended(self, token: int) -> int:
-        """Count the documents that end at or before this token: the number of the document that holds it."""
+        """Count the documents that end at or before this token: the number of the document that holds it.
+
+        A search by halves, so that even in damaged boundaries the document found holds the token, or there is none.
+        """
 
     def span(self, document: int) -> tuple[int, int]:
         """Return the first token of a document and the one after its last."""

@@ -184,10 +184,7 @@ class ShardSet:
         local = self.boundaries(shard).num_ended(place - self._first_token(shard))
         if not 0 <= local < self.manifest.shards[shard].num_documents:
             raise self._damaged(shard, local)
-        span = self.document_span(self._first_document(shard) + local)
-        if not span.first <= place < span.end:
-            raise self._damaged(shard, local)
-        return span
+        return self.document_span(self._first_document(shard) + local)
 
     def _shard_of_document(self, document: int) -> tuple[int, int]:
         if not 0 <= document < self.num_documents:
