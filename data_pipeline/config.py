@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from data_pipeline.clean import CleaningStep
 from data_pipeline.dedup.settings import Decontaminate, Deduplicate
@@ -56,3 +56,18 @@ class PrepareConfig(Settings):
     """So many records may be unreadable, however small the corpus."""
     execution: Execution = Execution()
     """Where and how the work is done; without influence on the result."""
+
+    @model_validator(mode="after")
+    def _languages_are_known(self) -> "PrepareConfig":
+        """A step for some languages would silently do nothing where no language is ever known."""
+        if any(source.language for source in self.sources):
+            return self
+        for number, step in enumerate(self.clean):
+            if step.step == "language":
+                break
+            if step.languages:
+                raise ValueError(
+                    f"clean.{number} is for documents in {', '.join(step.languages)}, but no language is known there: "
+                    "put a `step: language` above it, or give the sources their `language`"
+                )
+        return self

@@ -9,8 +9,8 @@ from typing import Any
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
+from data_pipeline.execute.stages.tokenizer import configured
 from data_pipeline.read import expand
-from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.settings import LoadTokenizer
 from launcher.config import RunConfig, WsdSchedule
 from launcher.data_checks import data_problems
@@ -136,12 +136,12 @@ def _inputs(config: PrepareConfig) -> Iterator[Problem]:
     for number, source in enumerate(config.sources):
         for index, pattern in enumerate(source.files if source.kind == "files" else []):
             try:
-                expand([pattern])
+                expand(source.model_copy(update={"files": [pattern]}))
             except DataError as problem:
                 yield error(f"sources.{number}.files.{index}", str(problem))
     if isinstance(config.tokenizer, LoadTokenizer):
         try:
-            Tokenizer.load(config.tokenizer.path)
+            configured(config.tokenizer)
         except DataError as problem:
             yield error("tokenizer.path", str(problem))
     yield from _folder("out", config.out)

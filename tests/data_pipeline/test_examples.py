@@ -13,6 +13,7 @@ import pytest
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.execute import Prepared, prepare
+from launcher.errors import UserError
 from launcher.yaml_config import load
 from tests.data_pipeline.conftest import SAMPLE
 
@@ -143,6 +144,16 @@ def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
     }
     text = prepare(PrepareConfig.model_validate(config)).report.read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script" not in text and "<img" not in text and "<b>name" not in text
+
+
+def test_a_step_that_could_never_apply_is_refused():
+    changes = ["clean=[{step: gopher_quality, languages: [en]}]"]
+    with pytest.raises(UserError, match=r"clean\.0 is for documents in en, but no language is known"):
+        load(ROOT / "configs/data/quickstart.yaml", PrepareConfig, changes)
+    load(ROOT / "configs/data/quickstart.yaml", PrepareConfig, [*changes, "sources.0.language=en"])
+    load(
+        ROOT / "configs/data/quickstart.yaml", PrepareConfig, ["clean=[{step: language}, {step: c4, languages: [en]}]"]
+    )
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_shards_of_another_tokenizer(config, data):
 def test_missing_data_and_tokenizer_are_both_told(config, data):
     found = errors(config(data={"tokenizer": str(data / "no"), "sources": [{"path": str(data / "nothing")}]}))
     assert set(found) == {"data.tokenizer", "data.sources.0.path"}
-    assert "data prepare" in found["data.tokenizer"]
+    assert "`megamodel data train-tokenizer` makes one" in found["data.tokenizer"]
 
 
 def test_a_run_folder_that_cannot_be_made(config, data, tmp_path):
