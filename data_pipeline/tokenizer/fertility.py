@@ -3,7 +3,6 @@
 "Fertility" is tokens a word (Rust et al. 2021, arXiv:2012.15613); where words have no spaces, see characters a token.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -11,7 +10,6 @@ from itertools import islice
 import numpy as np
 
 from data_pipeline.read import Document
-from data_pipeline.tokenizer.lengths import partial_bytes
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 
 ALL = "all"
@@ -67,8 +65,7 @@ class _Table:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        content = tokenizer.to_json()
-        self._parts = partial_bytes(json.loads(content), tokenizer.vocab_size) if content else None
+        self._parts = tokenizer.partial_bytes()
         self._unknown = np.array(tokenizer.unknown_ids, np.int32)
         self.groups: dict[str, Fertility] = {ALL: Fertility()}
 
@@ -86,6 +83,6 @@ class _Table:
             characters=len(text),
             words=len(text.split()),
             tokens=len(ids),
-            part_tokens=int(self._parts[ids].sum()) if self._parts is not None else 0,
+            part_tokens=int(self._parts[ids].sum()),
             unknown_tokens=int(np.isin(ids, self._unknown).sum()),
         )

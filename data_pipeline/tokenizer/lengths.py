@@ -1,6 +1,6 @@
 """Bytes of text behind each id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,29 +9,29 @@ from data_pipeline.tokenizer.byte_letters import byte_letters
 from data_pipeline.tokenizer.sentencepiece_model import BYTE, NORMAL, SPACE, USER_DEFINED, Model
 
 
-def byte_lengths(content: dict[str, Any], vocab_size: int) -> np.ndarray:
-    """int32 [vocab_size] for a parsed tokenizer.json. WordPiece forgets spaces, which are counted nowhere."""
-    lengths = np.zeros(vocab_size, np.int32)
-    vocab = content["model"]["vocab"]
-    entries = vocab.items() if isinstance(vocab, dict) else ((entry[0], i) for i, entry in enumerate(vocab))
+def byte_lengths(
+    content: dict[str, Any], vocab: Mapping[str, int], special: Collection[str], added: Collection[str]
+) -> np.ndarray:
+    """int32 [vocab_size] for a parsed tokenizer.json. WordPiece forgets spaces, which are counted nowhere.
+
+    `vocab`: the id of each token; `special`: those of no text; `added`: others that stand as they are.
+    """
+    lengths = np.zeros(1 + max(vocab.values()), np.int32)
     spell = _speller(content)
-    for token, index in entries:
-        lengths[index] = spell(token)
-    for added in content.get("added_tokens", []):
-        lengths[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    for token, index in vocab.items():
+        if token not in special:
+            lengths[index] = len(token.encode()) if token in added else spell(token)
     return lengths
 
 
-def partial_bytes(content: dict[str, Any], vocab_size: int) -> np.ndarray:
+def partial_bytes(content: dict[str, Any], vocab: Mapping[str, int]) -> np.ndarray:
     """bool [vocab_size]: ids that are one byte of a character of several, for a parsed tokenizer.json."""
-    vocab = content["model"]["vocab"]
-    entries = vocab if isinstance(vocab, dict) else {entry[0]: index for index, entry in enumerate(vocab)}
     names = [f"<0x{byte:02X}>" for byte in range(0x80, 0x100)]
     if _is_byte_level(content):
         letters = byte_letters()
         names = [letters[byte] for byte in range(0x80, 0x100)]
-    parts = np.zeros(vocab_size, bool)
-    parts[[entries[name] for name in names if name in entries]] = True
+    parts = np.zeros(1 + max(vocab.values()), bool)
+    parts[[vocab[name] for name in names if name in vocab]] = True
     return parts
 
 

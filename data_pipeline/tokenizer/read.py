@@ -77,7 +77,7 @@ def read_files(path: Path, eos_token: str | None, pattern: str | None) -> Tokeni
         files = _files(file, data, eos_token, pattern)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{file}: the tokenizer's file is damaged ({error}); copy or make it again.") from error
     if eos_token is None:
         return files

@@ -37,6 +37,8 @@ class Encoding(NamedTuple):
     """Ids of the special tokens."""
     size: int
     """Ids in all; those without a token are reserved."""
+    ranks: int
+    """Entries of its file."""
 
 
 _FIM = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260}
@@ -48,18 +50,19 @@ _LLAMA3 = {
     "<|eot_id|>": 128009,
 }
 ENCODINGS = {
-    "gpt2": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257),
-    "r50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257),
-    "p50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50281),
-    "cl100k": Encoding(CL100K, {_END_OF_TEXT: 100257, **_FIM, "<|endofprompt|>": 100276}, 100277),
-    "o200k": Encoding(O200K, {_END_OF_TEXT: 199999, "<|endofprompt|>": 200018}, 200019),
-    "llama3": Encoding(CL100K, _LLAMA3, 128256),
+    "gpt2": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257, 50256),
+    "r50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50257, 50256),
+    "p50k": Encoding(GPT2, {_END_OF_TEXT: 50256}, 50281, 50280),
+    "cl100k": Encoding(CL100K, {_END_OF_TEXT: 100257, **_FIM, "<|endofprompt|>": 100276}, 100277, 100256),
+    "o200k": Encoding(O200K, {_END_OF_TEXT: 199999, "<|endofprompt|>": 200018}, 200019, 199998),
+    "llama3": Encoding(CL100K, _LLAMA3, 128256, 128000),
 }
 """By name."""
 _TEKKEN = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"]
 _TEKKEN += ["[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"]
 _TEKKEN += ["[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"]
 """The first special tokens of files that do not list them."""
+_MOST_SPECIAL = 1 << 16
 
 
 def is_ranks(data: bytes) -> bool:
@@ -87,10 +90,10 @@ def tiktoken_to_json(data: bytes, stem: str, pattern: str | None, eos_token: str
             f"{', '.join(ENCODINGS)}, or to the regular expression."
         )
     ranks = _ranks(data)
-    known = ENCODINGS.get(name, Encoding(name, {}, 0))
+    known = ENCODINGS.get(name, Encoding(name, {}, 0, len(ranks)))
     taken = set(ranks.values())
-    if name in ENCODINGS and (taken & {*known.special.values()} or len(taken | {*known.special.values()}) > known.size):
-        raise DataError(f"its {len(ranks):,} ranks are not those of {name}: set `pattern` to the right name.")
+    if len(ranks) != known.ranks:
+        raise DataError(f"{name} has {known.ranks:,} ranks, this file {len(ranks):,}: set `pattern` to the right name.")
     eos = eos_token or next((token for token in ("<|end_of_text|>", _END_OF_TEXT) if token in known.special), None)
     if eos is None:
         raise DataError("a ranks file names no special token: set `eos_token`, such as <|endoftext|>.")
@@ -108,10 +111,14 @@ def tekken_to_json(content: dict[str, Any]) -> bytes:
     """tokenizer.json for a parsed tekken.json: special tokens, then the ranks. KeyError or ValueError if damaged."""
     settings = content["config"]
     count, size = int(settings["default_num_special_tokens"]), int(settings["default_vocab_size"])
-    given = content.get("special_tokens")
-    names = [entry["token_str"] for entry in given] if given else list(_TEKKEN)
-    special = {token: index for index, token in enumerate(names)}
-    special |= {f"<SPECIAL_{index}>": index for index in range(len(names), count)}
+    if not 0 <= count <= min(size, _MOST_SPECIAL) or size > len(content["vocab"]) + count:
+        raise DataError(
+            f"{size} tokens, of which {count} special, are not in its vocabulary of {len(content['vocab'])}."
+        )
+    given = content.get("special_tokens") or [{"token_str": t, "rank": index} for index, t in enumerate(_TEKKEN)]
+    special = {entry["token_str"]: int(entry["rank"]) for entry in given}
+    free = sorted(set(range(count)) - {*special.values()})
+    special |= {f"<SPECIAL_{index}>": index for index in free}
     vocab = {base64.b64decode(entry["token_bytes"]): int(entry["rank"]) for entry in content["vocab"]}
     ranks = {token: rank + count for token, rank in vocab.items() if rank < size - count}
     return bpe_json(ranks, settings["pattern"], special)
@@ -137,6 +144,9 @@ def _ranks(data: bytes) -> dict[bytes, int]:
 
 def bpe_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> bytes:
     """A byte-level tokenizer.json; `ranks` maps byte strings to ids in the order of their merges."""
+    ids = {*ranks.values(), *special.values()}
+    if len(ids) < len(ranks) + len(special) or max(ids) >= len(ids):
+        raise DataError("its ranks and special tokens are not numbered from 0 on without gaps; copy the file again.")
     letters = byte_letters()
     vocab = {"".join(letters[byte] for byte in token): index for token, index in ranks.items()}
     merges = [

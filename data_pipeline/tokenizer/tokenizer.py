@@ -19,7 +19,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.files import write_atomically
 from data_pipeline.tokenizer.encoders import Encoder, Flat, HuggingFaceEncoder, SentencePieceEncoder
 from data_pipeline.tokenizer.fast import watched
-from data_pipeline.tokenizer.lengths import byte_lengths, model_byte_lengths
+from data_pipeline.tokenizer.lengths import byte_lengths, model_byte_lengths, partial_bytes
 from data_pipeline.tokenizer.long_texts import LongTexts
 from data_pipeline.tokenizer.read import TokenizerFiles, content_of, read_files
 from data_pipeline.tokenizer.sentencepiece_model import UNKNOWN, USER_DEFINED, is_convertible, parse_model
@@ -94,15 +94,20 @@ class Tokenizer:
     def encode_flat(self, texts: Sequence[str]) -> Flat:
         """Encode texts into one array of ids and the length of each, with no special token added.
 
-        A lone surrogate, which is no Unicode text, is encoded as U+FFFD.
+        A lone surrogate, which is no Unicode text, is encoded as U+FFFD. DataError when the library gives up;
+        FastEncoderDiffers when this was loaded with `fast` and the ids are not to be trusted.
         """
         try:
             return self._encoder.encode(texts)
-        except Exception:
+        except MemoryError:
+            raise
+        except Exception as error:  # the libraries have none of their own
             repaired = [_SURROGATE.sub("\ufffd", text) for text in texts]
-            if repaired == list(texts):
+            if repaired != list(texts):
+                return self.encode_flat(repaired)
+            if isinstance(error, DataError):
                 raise
-            return self._encoder.encode(repaired)
+            raise DataError(f"{self.encoder} cannot encode a text: {error}.") from error
 
     def to_json(self) -> bytes | None:
         """The bytes of tokenizer.json; None for a sentencepiece model that has none."""
@@ -124,8 +129,15 @@ class Tokenizer:
         """Return int32 [vocab_size]: the bytes of text each id stands for, 0 for special tokens."""
         if self._model:
             return model_byte_lengths(self._model)
-        assert self._files.json is not None
-        return byte_lengths(json.loads(self._files.json), self.vocab_size)
+        assert self._files.json is not None and self._hf is not None
+        added = [token.content for token in self._hf.tokenizer.get_added_tokens_decoder().values()]
+        return byte_lengths(json.loads(self._files.json), self._ids(), {*self.special_tokens}, {*added})
+
+    def partial_bytes(self) -> np.ndarray:
+        """Return bool [vocab_size]: ids that are one byte of a character of several."""
+        if self._files.json is None:
+            return np.zeros(self.vocab_size, bool)
+        return partial_bytes(json.loads(self._files.json), self._ids())
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
