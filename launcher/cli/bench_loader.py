@@ -80,7 +80,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Column, Table
 
     right = [Column(name, justify="right") for name in ("cold, tokens/s", "x", "moved/asked", "warm, tokens/s", "x")]
-    table = Table("way", *right)
+    table = Table(Column("way", no_wrap=True), *right)
     for way in result["ways"]:
         cold = (_rate(way["cold"]), _times(way["cold_ratio"]), _times(way["moved_per_asked"]))
         table.add_row(way["way"], *cold, _rate(way["warm"]), _times(way["warm_ratio"]))
