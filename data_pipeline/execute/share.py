@@ -19,6 +19,8 @@ from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making, write_atomically
 
+WELL = "ended well"
+"""The last words of a job that did its part."""
 _TODO = "todo.json"
 _SHARES = "shares"
 """Folder in which each share notes its time."""
@@ -53,7 +55,7 @@ def run_share(root: Path, stage: str, cores: int, shares: int, number: int) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with Timings(folder).of(stage), Local(Execution(workers=cores)) as driver:
         run_tasks(job, job.stage(stage), tasks, driver)
-    print(f"{job.stage(stage).doing}: {len(tasks)} tasks are done", flush=True)
+    print(f"{job.stage(stage).doing}, {len(tasks)} tasks: {WELL}", flush=True)
 
 
 def _divided(job: Job, tasks: list[Task], stage: str) -> list[Task]:
@@ -74,7 +76,7 @@ def publish(root: Path) -> None:
         timings = Timings(root)
         timings.seconds = _seconds(job)
         finish(job, stamp, timings)
-    print(f"{out} is ready", flush=True)
+    print(f"putting together {out}: {WELL}", flush=True)
 
 
 def _seconds(job: Job) -> dict[str, float]:

@@ -123,5 +123,5 @@ def show_status(config: "PrepareConfig", as_json: bool) -> None:
         table.add_row(stage.stage, done, stage.job or "", states)
     Console().print(table)
     for stage in stages:
-        if stage.error and not stage.states:
+        if stage.error:
             Console().print(Text(f"{stage.stage}: {stage.error}"), soft_wrap=True)

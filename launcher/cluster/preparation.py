@@ -15,7 +15,7 @@ from pathlib import Path
 from data_pipeline.config import PrepareConfig
 from data_pipeline.execute.drivers.driver import module_paths
 from data_pipeline.execute.job import Job, work_folder
-from data_pipeline.execute.share import begin, missing
+from data_pipeline.execute.share import WELL, begin, missing
 from data_pipeline.files import write_atomically
 from launcher.cluster import slurm
 from launcher.cluster_config import ClusterConfig
@@ -92,8 +92,14 @@ def submit(config: PrepareConfig, cluster: ClusterConfig, force: bool = False) -
 
 def refuse_while_submitted(config: PrepareConfig) -> None:
     """UserError while jobs that were submitted for this OUT are not over: two must not do the same work."""
-    numbers = [job.job for job in submitted(config)]
-    running = sorted(slurm.alive(numbers), key=int)
+    if not work_folder(config.out.resolve()).exists():
+        return
+    try:
+        running = sorted(slurm.alive([job.job for job in submitted(config)]), key=int)
+    except UserError as error:
+        raise UserError(
+            f"{error} (It is asked for the jobs in {slurm_folder(config) / _JOBS}; remove that if they are over.)"
+        ) from None
     if running:
         raise UserError(
             f"jobs of Slurm are at work on {config.out}. Watch them with `squeue --jobs={','.join(running)}`, or end "
@@ -106,13 +112,15 @@ def status(config: PrepareConfig) -> list[StageStatus]:
     job = Job(work_folder(config.out.resolve()), config)
     numbers = {stage.stage: stage.job for stage in submitted(config)}
     states = slurm.alive(list(numbers.values()))
+    lefts = missing(job) if job.root.exists() else dict.fromkeys(stage.name for stage in job.stages)
     found = []
-    for stage, left in [*missing(job).items(), (PUBLISH, None)]:
+    for stage, left in [*lefts.items(), (PUBLISH, None)]:
         number = numbers.get(stage)
         tasks = None if left is None else len(job.tasks(stage))
         done = None if left is None or tasks is None else tasks - len(left)
-        error = _error(slurm_folder(config), stage, number) if number and left != [] else None
-        found.append(StageStatus(stage, done, tasks, number, states.get(number or "", {}), error))
+        at_work = states.get(number or "", {})
+        error = _error(slurm_folder(config), stage, number, not at_work) if number and left != [] else None
+        found.append(StageStatus(stage, done, tasks, number, at_work, error))
     return found
 
 
@@ -166,13 +174,14 @@ def _lines(job: Job, cluster: ClusterConfig, stage: str, shares: int) -> Iterato
         yield slurm.shell(*command, PUBLISH)
 
 
-def _error(folder: Path, stage: str, number: str) -> str | None:
-    """The first line about an error in a job's logs; the last line of the last log when there is none."""
-    last = None
+def _error(folder: Path, stage: str, number: str, over: bool) -> str | None:
+    """The first line of a job's logs about an error; when it is over, else how an unfinished element's log ends."""
+    unfinished = None
     for log in sorted(folder.glob(f"{stage}-{number}[_.]*log")):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         found = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), None)
         if found:
             return f"{log}: {found}"
-        last = f"{log}: {lines[-1]}" if lines else last
-    return last
+        if over and not unfinished and (not lines or not lines[-1].endswith(WELL)):
+            unfinished = f"{log}: {lines[-1]}" if lines else f"{log} is empty: its process was killed, or never began"
+    return unfinished
