@@ -1,12 +1,14 @@
-"""Hugging Face datasets: what `save_to_disk` wrote is read as files; the rest is streamed by the `datasets` library.
+"""Hugging Face datasets. The `datasets` library finds their files; those that our readers take are read by them, since
+they pass over a broken record where the library gives up. Other datasets it streams, shard by shard.
 
-It runs no code that comes with a dataset: the library (from 4.0 on) has no such thing any more.
+No code that comes with a dataset is run: the library (from 4.0 on) has no such thing any more.
 """
 
+import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -19,6 +21,10 @@ from data_pipeline.read.settings import DatasetSource
 
 SCHEME = "dataset://"
 
+_TABLES = ("json", "csv", "parquet", "arrow")
+"""The library's names of formats that mean to it what they mean here."""
+_NO_OPTIONS = ("name", "version", "data_dir", "data_files", "description")
+
 
 class _Split(NamedTuple):
     """A split of a dataset, as its shards' names tell it."""
@@ -29,8 +35,9 @@ class _Split(NamedTuple):
     revision: str | None = None
 
 
-def expand(source: DatasetSource) -> list[str]:
-    """The files of a saved dataset; of others a name for each shard, dataset://NAME?split=SPLIT&...&shard=NUMBER.
+def expand(source: DatasetSource, is_readable: Callable[[str], bool]) -> list[str]:
+    """The files of a dataset, in its order; of one whose files are not all readable here a name for each of its shards,
+    dataset://NAME?split=SPLIT&...&shard=NUMBER.
 
     DataError when there is no such dataset, or the Hub cannot be reached.
     """
@@ -38,11 +45,12 @@ def expand(source: DatasetSource) -> list[str]:
     if folder.is_file():
         raise DataError(f"{folder} is a file; give it as a source with `kind: files`.")
     if folder.is_dir():
-        return _saved(folder, source.split) or _shards(_Split(str(folder), source.split, source.subset))
+        saved = _saved(folder, source.split)
+        return saved or _files_or_shards(_Split(str(folder), source.split, source.subset), is_readable)
     if source.dataset.startswith((".", "/")) or source.dataset.count("/") > 1:
         raise DataError(f"{folder}: no such folder (from {Path.cwd()}).")
     revision = source.revision or _newest(source.dataset)
-    return _shards(_Split(source.dataset, source.split, source.subset, revision))
+    return _files_or_shards(_Split(source.dataset, source.split, source.subset, revision), is_readable)
 
 
 def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Broken]:
@@ -82,6 +90,23 @@ def _saved(folder: Path, split: str) -> list[str]:
         raise DataError(f"{folder}: not readable as a saved dataset ({error!r}); save it again.") from error
 
 
+def _files_or_shards(split: _Split, is_readable: Callable[[str], bool]) -> list[str]:
+    files = _files(split)
+    return files if files and all(map(is_readable, files)) else _shards(split)
+
+
+def _files(split: _Split) -> list[str]:
+    """The data files of a split; none when the dataset says anything about them that our readers would not know."""
+    builder = _opened(split, "load_dataset_builder")
+    config, default = builder.config, type(builder.config)()
+    names = [field.name for field in dataclasses.fields(config) if field.name not in _NO_OPTIONS]
+    if builder.info.builder_name not in _TABLES or any(getattr(config, n) != getattr(default, n) for n in names):
+        return []
+    folder = f"{Path(split.dataset).resolve()}/"
+    files = map(str, (config.data_files or {}).get(split.split, ()))
+    return [str(Path(split.dataset) / file.removeprefix(folder)) if file.startswith(folder) else file for file in files]
+
+
 def _shards(split: _Split) -> list[str]:
     chosen = {name: value for name, value in split._asdict().items() if value is not None and name != "dataset"}
     name = f"{SCHEME}{quote(split.dataset)}?{urlencode(chosen)}"
@@ -114,7 +139,11 @@ def _newest(dataset: str) -> str | None:
 
 @functools.lru_cache(maxsize=4)
 def _stream(split: _Split) -> Any:
-    """Open a dataset for streaming. DataError in one sentence when that fails."""
+    return _opened(split, "load_dataset", split=split.split, streaming=True)
+
+
+def _opened(of: _Split, function: str, **options: Any) -> Any:
+    """Call a function of the library on a dataset. DataError in one sentence when that fails."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -122,11 +151,9 @@ def _stream(split: _Split) -> Any:
     if "torch" not in sys.modules:
         datasets.config.TORCH_AVAILABLE = False  # it would be imported only to ask whether this is one of its workers
     try:
-        return datasets.load_dataset(
-            split.dataset, split.subset, split=split.split, revision=split.revision, streaming=True
-        )
+        return getattr(datasets, function)(of.dataset, of.subset, revision=of.revision, **options)
     except Exception as error:
-        raise DataError(f"cannot open the dataset {split.dataset}: {_first_line(error)}.") from error
+        raise DataError(f"cannot open the dataset {of.dataset}: {_first_line(error)}.") from error
 
 
 def _first_line(error: Exception) -> str:

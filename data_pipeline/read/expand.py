@@ -24,7 +24,7 @@ def expand(source: Source | Sequence[str | Path]) -> list[str]:
     if isinstance(source, FilesSource):
         return _files(source.files, source)
     if isinstance(source, DatasetSource):
-        return dataset.expand(source)
+        return dataset.expand(source, lambda name: find_format(name) is not None)
     return _files([str(pattern) for pattern in source], None)
 
 

@@ -206,10 +206,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "DatasetDict({'train': d, 'test': d.select(range(5))}).save_to_disk('several')\n"
         "d.select(range(25)).to_json('data/train-00000-of-00002.jsonl')\n"
         "d.select(range(25, 40)).to_json('data/train-00001-of-00002.jsonl')\n"
-        "d.select(range(4)).to_parquet('data/test.parquet')\n"
+        "d.remove_columns('n').select(range(25)).to_csv('options/train-0.csv', sep=';', lineterminator='\\n')\n"
+        "d.remove_columns('n').select(range(25, 40)).to_csv('options/train-1.csv', sep=';', lineterminator='\\n')\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
     (folder / "data").mkdir()
+    (folder / "options").mkdir()
+    (folder / "options" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: '*.csv'\n  sep: ';'\n---\n"
+    )
     subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(FEW), text=True, cwd=folder, env=environment, check=True,
         capture_output=True,
@@ -218,22 +223,24 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "shards", "suffix"), [("one", 3, ".arrow"), ("several", 1, ".arrow"), ("data", 2, "")]
+    ("name", "files"),
+    [
+        ("one", [f"one/data-0000{number}-of-00003.arrow" for number in range(3)]),
+        ("several", ["several/train/data-00000-of-00001.arrow"]),
+        ("data", [f"data/train-0000{number}-of-00002.jsonl" for number in range(2)]),
+        ("options", [f"dataset://options?split=train&shard=0000{number}" for number in range(2)]),
+    ],
 )
-def test_datasets(saved: Path, name: str, shards: int, suffix: str):
-    if name == "data":
-        (saved / "data" / "test.parquet").unlink(missing_ok=True)
-    source = dataset(saved / name, language="en")
-    names = expand(source)
-    assert len(names) == shards and all(one.endswith(suffix) for one in names)
-    documents = [document for one in names for document in read(one, source)]
+def test_datasets(saved: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: list[str]):
+    monkeypatch.chdir(saved)
+    source = dataset(name, language="en")
+    assert expand(source) == files
+    documents = [document for one in files for document in read(one, source)]
     assert [(d.text, d.id, d.language) for d in documents] == [(row["text"], row["id"], "en") for row in FEW]
-    assert (
-        list(read(names[-1], source, Place(3)))
-        == documents[-len(documents) :][3 - len(list(read(names[-1], source))) :]
-    )
-    assert read_identities(names[0], [(4, 0)]) == {4: "id-4"}
-    assert (scan(names[0], source, 100).sha256 == "") is (name == "data")
+    last = list(read(files[-1], source))
+    assert list(read(files[-1], source, Place(3, last[3].offset))) == last[3:] == documents[-len(last) :][3:]
+    assert read_identities(files[0], [(4, documents[4].offset)]) == {4: "id-4"}
+    assert (scan(files[0], source, 100).sha256 == "") is (name == "options")
 
 
 def test_a_split_is_chosen(saved: Path):
@@ -245,12 +252,17 @@ def test_a_split_is_chosen(saved: Path):
         expand(dataset(saved / "data", split="no"))
 
 
-def test_damage_inside_a_streamed_dataset_ends_its_shard(saved: Path, tmp_path: Path):
+def test_a_broken_record_ends_a_shard_only_where_the_library_reads_it(saved: Path, tmp_path: Path):
     lines = SAMPLES["jsonl"][0].splitlines(keepends=True)
-    (tmp_path / "train.jsonl").write_bytes(b"".join([*lines, b"{broken\n"]))
+    (tmp_path / "train.jsonl").write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:]]))
     source = dataset(tmp_path)
     (name,) = expand(source)
+    assert [item.position for item in read(name, source) if isinstance(item, Broken)] == [3]
+    options = "---\nconfigs:\n- config_name: default\n  data_files: '*.jsonl'\n  chunksize: 100000\n---\n"
+    (tmp_path / "README.md").write_text(options)
+    (name,) = expand(source)
     *_, last = read(name, source)
+    assert name.startswith("dataset://")
     assert isinstance(last, Broken) and "cannot be read any further" in last.reason
 
 
@@ -276,5 +288,5 @@ def test_nothing_here_imports_torch(saved: Path):
         "source = DatasetSource(kind='dataset', dataset=sys.argv[1])\n"
         "print(sum(1 for name in expand(source) for _ in read(name, source)), 'torch' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code, str(saved / "data")], capture_output=True, text=True)
+    shown = subprocess.run([sys.executable, "-c", code, str(saved / "options")], capture_output=True, text=True)
     assert shown.stdout.split()[-1] == "False", shown.stderr
