@@ -1,5 +1,7 @@
 """One module a source format; each turns a file into a stream of Document, and of Broken for what it cannot read."""
 
+import os
+
 from data_pipeline.read.document import BEGINNING, Broken, Document, Place
 from data_pipeline.read.expand import expand
 from data_pipeline.read.location import is_local, shown
@@ -20,3 +22,6 @@ __all__ = [
     "scan",
     "shown",
 ]
+
+# Nothing here phones home: Hugging Face's client would, besides fetching what it is asked for.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 FAST = {
-    "jsonl": 300, "jsonl.gz": 200, "jsonl.zst": 200, "json": 300, "csv": 200, "html": 300, "parquet": 300,
-    "warc": 300, "warc.gz": 150, "arrow": 150,
+    "jsonl": 300, "jsonl.gz": 100, "jsonl.zst": 100, "json": 200, "csv": 200, "html": 300, "parquet": 300,
+    "warc": 300, "warc.gz": 100, "arrow": 100,
 }  # fmt: skip
 ALL = [*FAST, "tsv", "txt", "txt.gz", "json.gz", "json.zst", "csv.gz", "csv.zst", "warc.zst", "parquet.gz", "arrow.zst"]
 

@@ -1,5 +1,6 @@
 """Files behind URLs, and Hugging Face datasets: the documents of a file of this machine, or one sentence."""
 
+import ast
 import contextlib
 import functools
 import gzip
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -290,3 +291,55 @@ def test_nothing_here_imports_torch(saved: Path):
     )
     shown = subprocess.run([sys.executable, "-c", code, str(saved / "options")], capture_output=True, text=True)
     assert shown.stdout.split()[-1] == "False", shown.stderr
+
+
+class Hub(Whole):
+    """As much of Hugging Face's Hub as a client needs to find and read one dataset of one file."""
+
+    asked: ClassVar[list[str]] = []
+    lines = SAMPLES["jsonl"][0]
+
+    def do_HEAD(self) -> None:
+        """The same without the content."""
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path, sha = self.path.partition("?")[0], "a" * 40
+        self.asked.append(path)
+        file = {"type": "file", "oid": "b" * 40, "size": len(self.lines), "path": "data/train.jsonl"}
+        info = {"id": "someone/poems", "sha": sha, "siblings": [{"rfilename": file["path"]}], "tags": []}
+        answers: dict[str, Any] = {
+            "/api/datasets/someone/poems": info,
+            f"/api/datasets/someone/poems/revision/{sha}": info,
+            f"/api/datasets/someone/poems/tree/{sha}": [{"type": "directory", "oid": sha, "size": 0, "path": "data"}],
+            f"/api/datasets/someone/poems/tree/{sha}/data": [file],
+            f"/datasets/someone/poems/resolve/{sha}/data/train.jsonl": self.lines,
+        }
+        answer = answers.get(path, {"error": "not found"})
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(200 if path in answers else 404)
+        self.send_header("X-Error-Code", "EntryNotFound" if "/resolve/" in path else "RepoNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def test_a_dataset_of_the_hub_is_pinned_and_streamed(tmp_path: Path):
+    """The real client, before a server that speaks like the Hub: the test suite has no network."""
+    code = (
+        "import sys; from data_pipeline.read import expand, read\n"
+        "from data_pipeline.read.settings import DatasetSource\n"
+        "source = DatasetSource(kind='dataset', dataset=sys.argv[1])\n"
+        "print([(name, [d.text for d in read(name, source)]) for name in expand(source)])"
+    )
+    with serving(tmp_path, Hub) as url:
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        run = functools.partial(subprocess.run, capture_output=True, text=True, env=environment, timeout=100)
+        found, missing = run([*command, "someone/poems"]), run([*command, "someone/else"])
+    assert found.returncode == 0, found.stderr
+    texts = [row["text"] for row in FEW]
+    assert ast.literal_eval(found.stdout) == [(f"hf://datasets/someone/poems@{'a' * 40}/data/train.jsonl", texts)]
+    assert "DataError: the Hub gives no dataset someone/else" in missing.stderr.splitlines()[-1]
+    assert all("someone" in path for path in Hub.asked)  # and nothing else was told to anybody
