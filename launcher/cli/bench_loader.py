@@ -50,7 +50,7 @@ def loader(
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        _print(result)
+        print_table(result)
 
 
 def _source(
@@ -75,7 +75,8 @@ def _source(
     return lambda: Mixture.open([(prefix, 1.0)], seq_len, 0), batch
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_table(result: dict[str, Any]) -> None:
+    """Print one row a way."""
     from rich.console import Console
     from rich.table import Column, Table
 

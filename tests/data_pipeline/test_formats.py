@@ -202,6 +202,11 @@ def test_what_cannot_be_right_is_a_sentence_and_leaves_nothing(documents, tokeni
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted(make(documents))
 
 
+def test_a_folder_of_the_same_name_hides_no_prefix(documents, tokenizer: Tokenizer, tmp_path: Path):
+    foreign.write(tmp_path / "books", {"readme.txt": b""})
+    check(bring_in(find(foreign.write(tmp_path, foreign.megatron(documents)) / "books"), tokenizer), documents)
+
+
 def test_the_format_can_be_forced(documents, tokenizer: Tokenizer, tmp_path: Path):
     folder = foreign.write(tmp_path / "in", {**foreign.dolma(documents), **foreign.datatrove(documents)})
     for name in ("dolma", "datatrove"):
@@ -245,7 +250,8 @@ def test_a_run_that_names_foreign_files_is_told_how_to_import_them(documents, tm
 
 
 def test_our_own_shards_are_megatrons_too(shards: ShardSet, tokenizer: Tokenizer, tmp_path: Path):
-    done = bring_in(find(shards.prefix, "megatron"), tokenizer, out=tmp_path / "again")
+    assert find(shards.prefix.parent).format == find(shards.prefix).format == "megatron"
+    done = bring_in(find(shards.prefix), tokenizer, out=tmp_path / "again")
     assert done.manifest.content_sha256 == shards.digest
     assert same(read_documents(ShardSet.open(done.prefix)), read_documents(shards))
 

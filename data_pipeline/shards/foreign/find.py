@@ -1,6 +1,7 @@
 """Which files of which format a path, a prefix or a folder stands for."""
 
 import glob
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ _SUFFIXES = {"megatron": ".bin", "datatrove": ".ds", "dolma": ".npy"}
 """Of the token files of the formats that are used in place."""
 _BESIDE = (".bin", ".idx", ".ds.index", ".ds.metadata", ".ds", ".npy", ".csv.gz")
 """What may stand after a prefix, the longest that fits first."""
+_PROVENANCE = re.compile(r"_\d{5}_documents\.npy$")
+"""What shard sets of ours have beside their tokens: a NumPy file with a header."""
 _INDEX = "index.json"
 
 
@@ -44,17 +47,24 @@ def find(source: str | Path, wanted: str | None = None) -> Found:
     if path.name == _INDEX or (path / _INDEX).is_file():
         index = path if path.name == _INDEX else path / _INDEX
         return Found(_of_index(index, wanted), index.parent, [index])
-    files = _below(path) if path.is_dir() else _after_prefix(path)
-    formats = [wanted] if wanted else list(_SUFFIXES)
-    by_format = {name: [file for file in files if file.name.endswith(_SUFFIXES.get(name, "\0"))] for name in formats}
-    found = {name: sorted(files) for name, files in by_format.items() if files}
+    found = _by_format(_below(path), wanted) if path.is_dir() else {}
+    prefix = path if found else _without_suffix(path)
+    found = found or _by_format(_after_prefix(path), wanted)
     if not found:
         raise DataError(_nothing(path, wanted))
     if len(found) > 1:
         counts = ", ".join(f"{len(files)} of {name} (*{_SUFFIXES[name]})" for name, files in found.items())
         raise DataError(f"{source} has token files of several formats: {counts}; say which with --format.")
     ((name, files),) = found.items()
-    return Found(name, path if path.is_dir() else _without_suffix(path), files)
+    return Found(name, prefix, files)
+
+
+def _by_format(files: list[Path], wanted: str | None) -> dict[str, list[Path]]:
+    """The token files among these, by their format."""
+    formats = [name for name in _SUFFIXES if wanted in (None, name)]
+    files = [file for file in files if not _PROVENANCE.search(file.name)]
+    by_format = {name: sorted(file for file in files if file.name.endswith(_SUFFIXES[name])) for name in formats}
+    return {name: files for name, files in by_format.items() if files}
 
 
 def _below(folder: Path) -> list[Path]:
