@@ -1,5 +1,6 @@
 """What a run is: one tree of settings, the only schema. Field docstrings are what `config explain` prints."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,7 @@ Weighting = Annotated[TokenWeights | DocumentWeights | TemperatureWeights, Field
 class SegmentConfig(Settings):
     """Other weights from some token of the run on."""
 
-    from_token: NonNegativeInt
+    from_token: Annotated[int, Field(ge=0, lt=2**62)]
     """The first sequence that begins at or after this many tokens of the run (`tokens` in the metrics) is the first
     drawn so; it need not begin a step."""
     weights: dict[str, NonNegativeFloat] | None = None
@@ -94,9 +95,9 @@ class SegmentConfig(Settings):
 
 def _in_order(numbers: "int | str") -> "int | str":
     """A number, or two that ascend."""
-    first, _, last = str(numbers).partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
-        raise ValueError(f"must be a number, or two in order such as 1200-1300, not {str(numbers)!r}")
+    found = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", str(numbers))
+    if found is None or int(found[1]) > int(found[2] or found[1]):
+        raise ValueError(f"must be a number, or two in order such as 1200-1300, not {str(numbers)[:40]!r}")
     return numbers
 
 

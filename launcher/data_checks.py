@@ -43,7 +43,7 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     yield from _boundaries(config, opened)
     if tokenizer is not None:
         yield from _fim(config, tokenizer)
-    if not named:
+    if not any(problem.severity == "error" for problem in named):
         yield from _reading(config, opened)
     yield from (validation := _Opened(config, "data.validation", config.data.validation)).problems(digest)
     yield from _validation(config, validation)

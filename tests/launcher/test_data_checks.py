@@ -125,6 +125,7 @@ def test_weightings_decide_the_epochs(told: Callable[..., dict[str, list[str]]],
 def test_what_is_worth_knowing(told: Callable[..., dict[str, list[str]]], sets: Path):
     late = told(segments=[segment(TOKENS)])
     assert late["error"] == [] and "it never comes to this" in " ".join(late["note"])
+    assert len(epochs(late)) == 2
     unread = told(sources=[{"path": str(sets / "small")}, {"path": str(sets / "large"), "weight": 0}])
     assert "data.sources.1.path: large has no weight in any segment: this run does not read it" in unread["note"]
     assert "the run's steps are 1 to 20" in " ".join(told(skip={"steps": [7, "20-21"]})["note"])
@@ -147,6 +148,8 @@ def test_files_of_a_dropped_source_may_be_gone(told: Callable[..., dict[str, lis
     ("override", "expected"),
     [
         ("data.skip.steps=[3-1]", "data.skip.steps.0: must be a number, or two in order such as 1200-1300, not '3-1'"),
+        (f"data.skip.steps=['{'9' * 5000}']", "data.skip.steps.0: must be a number, or two in order"),
+        ("data.segments=[{from_token: 99999999999999999999999}]", "data.segments.0.from_token: must be less than"),
         ("data.skip.steps=[a]", "data.skip.steps.0: must be a number, or two in order"),
         ("data.skip.numbers={small: [-3]}", "data.skip.numbers.small.0: must be"),
         ("data.segments=[{weights: {small: 1}}]", "data.segments.0.from_token: is required and not set"),
