@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -21,6 +22,9 @@ from data_pipeline.execute.worker import failure, outcome
 
 _TRIES = 3
 """A task whose worker or node is lost goes on elsewhere, from its last record; after so many losses the run ends."""
+_SECONDS_TO_CONNECT = 10.0
+_LONGEST_PLACE = 28
+"""Characters of the temporary folder's path; in a longer one Ray's sockets have no room."""
 _OBJECT_STORE = 80 * 2**20
 """Bytes; Ray takes no less, and nothing but the numbers of tasks goes through it."""
 _ALONE = {
@@ -88,7 +92,9 @@ class OnRay:
         return ray
 
     def _start(self, ray: ModuleType) -> None:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-ray-", ignore_cleanup_errors=True))
+        place = None if len(tempfile.gettempdir()) < _LONGEST_PLACE else "/tmp"
+        aside = tempfile.TemporaryDirectory(prefix="mm-ray-", dir=place, ignore_cleanup_errors=True)
+        folder = self._stack.enter_context(aside)
         self._stack.callback(ray.shutdown)
         ray.init(
             address="local",
@@ -101,6 +107,7 @@ class OnRay:
         )
 
     def _connect(self, ray: ModuleType, address: str) -> None:
+        _refuse_unreachable(address)
         self._stack.callback(ray.shutdown)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
 
@@ -117,6 +124,13 @@ def _imported() -> ModuleType:
     except ImportError:
         raise DataError("execution.driver is ray, which is not installed: pip install 'megamodel[ray]'.") from None
     return ray
+
+
+def _refuse_unreachable(address: str) -> None:
+    """OSError when nobody listens at HOST:PORT, for which Ray itself would wait for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
 
 
 def _remote(ray: ModuleType) -> Any:
