@@ -18,7 +18,7 @@ from data_pipeline.shards.traffic import traffic
 
 _MOST_DESCRIPTORS = 1 << 16
 """Asked of the system at most; it also limits the maps of a process, to 65,530."""
-_PROBES = 64
+_PROBES = 16
 _LOOK_EVERY = 4096
 """Windows of a mapped file between two looks whether it is still in memory."""
 _in_use: "weakref.WeakSet[TokenFiles]" = weakref.WeakSet()
