@@ -42,8 +42,8 @@ def _stored(job: Job, index: int, after: Mark | None, advance: Advance) -> Itera
 
 def _block(job: Job, store: Store, number: int, pieces: list[Piece], dropped: dict[str, np.ndarray]) -> Batch:
     """One block of a store, without the duplicates, which are counted."""
-    documents = store.documents(number, [piece.path for piece in pieces])
-    names = {piece.path: source_name(job.config, piece.source) for piece in pieces}
+    documents = store.documents(number, [piece.name for piece in pieces])
+    names = {piece.name: source_name(job.config, piece.source) for piece in pieces}
     batch = Batch(mark=(number, 0, 0))
     first, keep = store.first_row(number), np.ones(len(documents), bool)
     for kind, rows in dropped.items():

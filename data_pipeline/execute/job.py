@@ -89,6 +89,7 @@ class Job:
         if not (root / CONFIG).exists() and any(root.iterdir()):
             raise DataError(f"{root}, where `data prepare` would work, holds other files; move it away.")
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
+        (root / CONFIG).chmod(0o600)  # a URL in it may hold a password
         return cls(root, config)
 
     @classmethod

@@ -8,7 +8,7 @@ from data_pipeline.config import PrepareConfig
 from data_pipeline.execute.job import Job
 from data_pipeline.execute.stages.scan import SourceFile, source_files
 from data_pipeline.files import sha256_of
-from data_pipeline.read import Place, expand, is_local
+from data_pipeline.read import Place, expand, is_local, shown
 
 _LARGEST, _SMALLEST, _TASKS = 2**26, 2**20, 64
 
@@ -27,6 +27,11 @@ class Piece:
     """Byte at which the next piece begins; None: read to the end."""
     size: int
     """Bytes on disk."""
+
+    @property
+    def name(self) -> str:
+        """The path as documents name it: without what is secret in a URL."""
+        return shown(self.path)
 
 
 def groups(job: Job) -> list[list[Piece]]:

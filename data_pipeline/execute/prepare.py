@@ -32,6 +32,7 @@ from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
+from data_pipeline.read import shown
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.fast import with_fallback
@@ -164,10 +165,17 @@ def stamp_of(config: PrepareConfig) -> dict[str, Any]:
     """Everything the result depends on: the settings and what they point at, the files (by size and time of change)."""
     stamp: dict[str, Any] = {"config": config.model_dump(mode="json", exclude={"out", "execution"})}
     stamp["outside"] = cleaning_spec(config)["outside"]
-    stamp["files"] = [[path, *stat_of(path)] for path, _ in listed(config)]
+    stamp["files"] = [[shown(path), *stat_of(path)] for path, _ in listed(config)]
     if config.tokenizer.kind == "load":
         stamp["tokenizer_sha256"] = configured(config.tokenizer).digest
+    for source in stamp["config"]["sources"]:
+        source |= {key: _shown(value) for key, value in source.items() if key in ("files", "dataset")}
     return json.loads(json.dumps(stamp))
+
+
+def _shown(value: str | list[str]) -> str | list[str]:
+    """Places without what is secret in a URL: the stamp is kept beside the data."""
+    return shown(value) if isinstance(value, str) else [shown(place) for place in value]
 
 
 def refuse_bad_places(config: PrepareConfig, out: Path, files: list[str]) -> None:

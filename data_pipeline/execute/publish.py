@@ -14,6 +14,7 @@ from data_pipeline.execute.stages.shards import collect, shard_tasks
 from data_pipeline.execute.stages.tokenizer import FOLDER
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import sync_folder, write_atomically
+from data_pipeline.read import shown
 from data_pipeline.report import write_report
 from data_pipeline.shards.manifest import (
     FileRecord,
@@ -73,7 +74,7 @@ def _manifest(job: Job, name: str, counts: Counts) -> Manifest:
     shards = [ShardRecord.model_validate(task.result()["shard"]) for task in shard_tasks(job, name)]
     documents = sum(shard.num_documents for shard in shards)
     dtype = dtype_for(tokenizer["vocab_size"])
-    fields = {file.path: _fields(job, file.source) for file in source_files(job)}
+    fields = {shown(file.path): _fields(job, file.source) for file in source_files(job)}
     first = _fields(job, 0)
     return Manifest(
         dtype=dtype,
@@ -100,7 +101,7 @@ def _fields(job: Job, source: int) -> tuple[str, str]:
 
 
 def _sources(job: Job) -> list[FileRecord]:
-    return [FileRecord(name=file.path, size=file.size, sha256=file.sha256) for file in source_files(job)]
+    return [FileRecord(name=shown(file.path), size=file.size, sha256=file.sha256) for file in source_files(job)]
 
 
 def _join_broken(job: Job, out: Path) -> None:

@@ -198,6 +198,19 @@ def test_sources_have_fields_of_their_own(tmp_path: Path):
     assert not verify(tmp_path / "out/train")
 
 
+def test_a_password_in_a_url_stays_out_of_the_result(tmp_path: Path):
+    import fsspec
+
+    with fsspec.open("memory://user:secret@host/corpus/a.jsonl", "wb") as file:
+        file.write(b"".join(b'{"id": "m/%d", "text": "Text number %d."}\n' % (n, n) for n in range(30)))
+    for changes in ({"deduplicate": None}, {}):
+        place = "memory://user:secret@host/corpus/*.jsonl"
+        prepare(config(tmp_path, tmp_path / "out", sources=[{"kind": "files", "files": [place]}], **changes))
+        assert ShardSet.open(tmp_path / "out/train").num_documents > 10
+        for path in [*(tmp_path / "out").rglob("*"), tmp_path / "out.report.html"]:
+            assert path.is_dir() or b"secret" not in path.read_bytes(), path
+
+
 def test_a_source_cannot_be_given_twice(large: Path, tmp_path: Path):
     twice = [{"kind": "files", "files": [str(large)]}, {"kind": "files", "files": [str(large.parent)]}]
     with pytest.raises(DataError, match=r"large\.jsonl is in the sources 0 and 1"):

@@ -53,7 +53,7 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
             done += size
             advance(size)
 
-        numbers = {piece.path: number for number, piece in enumerate(pieces)}
+        numbers = {piece.name: number for number, piece in enumerate(pieces)}
         store = StoreWriter(folder.file(DOCUMENTS), folder.file(BLOCKS), rows, numbers)
         for batch in batches(job.config, pieces, state["mark"] and tuple(state["mark"]), tell):
             _write(job.config, batch, folder, store)

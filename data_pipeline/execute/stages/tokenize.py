@@ -68,8 +68,8 @@ def _tasks(job: Job) -> list[Task]:
 def _run(job: Job, task: Task, advance: Advance) -> None:
     tokenizer = tokenizer_of(job)
     pieces = groups(job)[task.index]
-    numbers = {piece.path: number for number, piece in enumerate(pieces)}
-    names = {piece.path: source_name(job.config, piece.source) for piece in pieces}
+    numbers = {piece.name: number for number, piece in enumerate(pieces)}
+    names = {piece.name: source_name(job.config, piece.source) for piece in pieces}
     with working_on(task) as folder:
         state = folder.state or {"mark": None, "counts": {}, "done": 0}
         counts, done = state["counts"], state["done"]
