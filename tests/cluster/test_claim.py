@@ -91,6 +91,9 @@ def test_a_lock_is_waited_for_and_its_file_is_the_one_of_that_name(tmp_path: Pat
         order.append("first")
     waiting.join(10)
     assert order == ["first", "second"] and not list((tmp_path / "stage").iterdir())
+    with (tmp_path / "x.lock").open("a") as file:
+        (tmp_path / "x.lock").unlink()
+        assert not claim._lock(file.fileno(), tmp_path / "x.lock"), "the next one would lock a new file of that name"
 
 
 HOLDER = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True)"

@@ -123,6 +123,13 @@ def test_what_was_killed_or_failed_is_told_and_done_by_the_next_command(
     (tmp_path / "wrong").unlink()
     prepare(config, *wait, environment=cluster)
     assert contents(out) == contents(here / "out") and len(contents(out)) > 10
+    job = next(
+        job["job"] for job in json.loads((tmp_path / "out.slurm/jobs.json").read_text()) if job["stage"] == "clean"
+    )
+    logs = [log.read_text() for log in (tmp_path / "out.slurm").glob(f"clean-{job}_*.log")]
+    assert ["cleaning, 1 tasks: ended well" in log for log in logs] == [True] * missing, (
+        "equal shares of what was missing"
+    )
 
 
 def test_when_sbatch_refuses_nothing_is_left_in_the_queue(
