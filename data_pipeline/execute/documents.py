@@ -13,6 +13,7 @@ from data_pipeline.execute.counts import Counts, add, count, example, observe
 from data_pipeline.execute.job import Advance
 from data_pipeline.execute.pieces import Piece
 from data_pipeline.execute.split import set_of
+from data_pipeline.execute.stages.scan import refuse_changed
 from data_pipeline.read import Broken, Document, Place, read, shown
 
 _BATCH_CHARACTERS = 1 << 21
@@ -124,6 +125,7 @@ def _records(
         if after and number == first:
             next(records, None)
         yield from ((number, record) for record in records)
+        refuse_changed(piece.path, *piece.stamp)
 
 
 def _take(

@@ -27,6 +27,8 @@ class Piece:
     """Byte at which the next piece begins; None: read to the end."""
     size: int
     """Bytes on disk."""
+    stamp: tuple[int, int]
+    """Size and time of change of the whole file when it was scanned."""
 
     @property
     def name(self) -> str:
@@ -94,6 +96,14 @@ def _cut(number: int, file: SourceFile, limit: int) -> list[Piece]:
             places.append(cut)
     ends = [*(place.offset for place in places[1:]), file.size]
     return [
-        Piece(number, file.path, file.source, place, None if end == file.size else end, end - place.offset)
+        Piece(
+            number,
+            file.path,
+            file.source,
+            place,
+            None if end == file.size else end,
+            end - place.offset,
+            (file.size, file.changed),
+        )
         for place, end in zip(places, ends, strict=True)
     ]

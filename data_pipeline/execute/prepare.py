@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,7 @@ from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
-from data_pipeline.read import shown
+from data_pipeline.read import passed_over, shown
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.fast import with_fallback
@@ -90,6 +91,7 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     The same configuration and the same files give the same bytes, on any number of workers, killed or not.
     """
     seconds: dict[str, float] = {}
+    _tell_passed_over(config)
     with beginning(config, force) as stamp:
         if stamp is not None:
             seconds = with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
@@ -99,6 +101,14 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
 def found(config: PrepareConfig) -> Prepared | None:
     """What `prepare` would find up to date; None when there is something to do."""
     return _opened(config.out, {}) if holds(config.out.resolve(), stamp_of(config)) else None
+
+
+def _tell_passed_over(config: PrepareConfig) -> None:
+    """Say which files of the sources' folders will not be read: nothing is left out silently."""
+    found = sum((passed_over(source) for source in config.sources), Counter[str]())
+    if found:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in found.most_common(8))
+        print(f"note: {found.total():,} files in the sources' folders have no reader: {kinds}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def _local(pattern: str, source: FilesSource | None) -> list[str]:
     for match in matches:
         format_of(match, source)
     return [str(Path(match)) for match in matches]
+
+
+def passed_over(source: Source) -> Counter[str]:
+    """How many files in the folders of a source no reader takes, by what their names end in."""
+    folders = [place for place in getattr(source, "files", []) if not is_url(place) and Path(place).is_dir()]
+    files = {file for folder in folders for file in Path(folder).rglob("*") if file.is_file()}
+    return Counter(file.suffix or file.name for file in files if not find_format(str(file), source))
 
 
 def _readable(folder: str, names: Iterable[str], source: FilesSource | None) -> list[str]:

@@ -211,6 +211,68 @@ def test_a_password_in_a_url_stays_out_of_the_result(tmp_path: Path):
             assert path.is_dir() or b"secret" not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("changes", [{}, {"deduplicate": None}], ids=["stored", "direct"])
+def test_a_file_that_changes_while_it_is_read_is_noticed(large: Path, tmp_path: Path, changes: dict):
+    shutil.copy(large, tmp_path / "a.jsonl")
+    job = Job.create(config(tmp_path / "a.jsonl", tmp_path / "out", **changes))
+    run_task(job, "scan", 0)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": "one more"}\n')
+    reading = "clean" if job.has("clean") else "tokenizer"
+    with pytest.raises(DataError, match=r"a\.jsonl changed while it was read"):
+        run_task(job, reading, 0)
+    prepare(config(tmp_path / "a.jsonl", tmp_path / "out", **changes))
+    counts = json.loads((tmp_path / "out/counts.json").read_text())
+    assert counts["sources"][f"{tmp_path}/a.jsonl"]["documents"] == 1601
+
+
+STEPS = """
+import os, sys
+def leave(document):
+    sys.exit(3)
+def die(document):
+    os._exit(5)
+def talk(document):
+    print("hello")
+    return document
+"""
+
+
+def run_with_step(tmp_path: Path, name: str, workers: int) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "steps.py").write_text(STEPS)
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"Text {n}."} for n in range(9)])
+    (tmp_path / "c.yaml").write_text(
+        f"out: {tmp_path}/out\nsources: [{{kind: files, files: [{tmp_path}/a.jsonl]}}]\n"
+        f"clean: [{{step: function, function: '{tmp_path}/steps.py:{name}'}}]\nvalidation_fraction: 0\n"
+        f"tokenizer: {{kind: train, vocab_size: 300}}\nexecution: {{workers: {workers}}}\n"
+    )
+    command = [sys.executable, "-m", "launcher", "data", "prepare", str(tmp_path / "c.yaml"), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("name", "workers"), [("leave", 1), ("leave", 2), ("die", 2)])
+def test_a_step_that_ends_the_process_is_told(tmp_path: Path, name: str, workers: int):
+    done = run_with_step(tmp_path, name, workers)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert ("ended the process with code 3" if name == "leave" else "ended with code 5 during task 0") in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_step_prints_is_not_in_the_json(tmp_path: Path, workers: int):
+    done = run_with_step(tmp_path, "talk", workers)
+    assert json.loads(done.stdout) and "hello" in done.stderr
+
+
+def test_files_that_nobody_reads_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in/a.jsonl", [{"text": f"Text {n}."} for n in range(30)])
+    (tmp_path / "in/notes.md").write_text("notes")
+    (tmp_path / "in/again.jsonl").symlink_to(tmp_path / "in/a.jsonl")
+    done = prepare(config(tmp_path / "in", tmp_path / "out", deduplicate=None))
+    assert "note: 1 files in the sources' folders have no reader: 1 .md" in capsys.readouterr().err
+    assert sum(manifest.num_documents for manifest in done.sets.values()) == 30
+
+
 def test_a_source_cannot_be_given_twice(large: Path, tmp_path: Path):
     twice = [{"kind": "files", "files": [str(large)]}, {"kind": "files", "files": [str(large.parent)]}]
     with pytest.raises(DataError, match=r"large\.jsonl is in the sources 0 and 1"):

@@ -42,7 +42,7 @@ class Local:
 
     def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
         """Do the tasks, the first free worker taking the next. DataError also when a worker vanishes."""
-        if self._size == 1 or len(tasks) == 1:
+        if self._size == 1 or job.stage(stage).all_cores:
             for index in tasks:
                 run_task(job, stage, index, partial(report, index))
             return
@@ -72,7 +72,10 @@ class _Worker:
         self.task: int | None = None
         command = [sys.executable, "-m", "data_pipeline.execute.worker", str(root), str(write)]
         environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(write,), env=environment)
+        # A group of its own: Ctrl-C is for the parent, which stops its workers. What a step prints goes to stderr.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=2, pass_fds=(write,), env=environment, process_group=0
+        )
         os.close(write)
 
     def begin(self, stage: str, index: int) -> None:

@@ -120,4 +120,4 @@ def refuse_many_broken(job: Job, stage: str) -> None:
     )
 
 
-STAGE = Stage("clean", "cleaning", _tasks, _run, "bytes", check=lambda job: refuse_many_broken(job, "clean"))
+STAGE = Stage("clean", "cleaning", _tasks, _run, unit="bytes", check=lambda job: refuse_many_broken(job, "clean"))

@@ -22,6 +22,8 @@ class SourceFile:
     source: int
     """Number of its source in the configuration."""
     size: int
+    changed: int
+    """Time of its last change in ns; 0 for a file that is not on this machine."""
     sha256: str
     """Empty for a file that is not on this machine."""
     cuts: list[Place]
@@ -35,9 +37,9 @@ def source_files(job: Job) -> list[SourceFile]:
 
 def _scanned(job: Job) -> list[SourceFile]:
     return [
-        SourceFile(path, source, size, sha256, [Place(*cut) for cut in cuts])
+        SourceFile(path, source, size, changed, sha256, [Place(*cut) for cut in cuts])
         for task in job.finished("scan")
-        for path, source, size, sha256, cuts in task.result()["files"]
+        for path, source, size, changed, sha256, cuts in task.result()["files"]
     ]
 
 
@@ -76,13 +78,20 @@ def stat_of(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def refuse_changed(path: str, size: int, changed: int) -> None:
+    """DataError when a file of this machine is no longer what it was when it was listed."""
+    if is_local(path) and stat_of(path) != (size, changed):
+        raise DataError(f"{path} changed while it was read; when it is at rest, give the same command again.")
+
+
 def _run(job: Job, task: Task, advance: Advance) -> None:
     with working_on(task) as folder:
         found = []
-        for path, source, *_ in task.spec["files"]:
+        for path, source, size, changed in task.spec["files"]:
             scanned = scan(path, job.config.sources[source], _BYTES_BETWEEN_CUTS, advance)
-            found.append((path, source, scanned.size, scanned.sha256, scanned.cuts))
+            refuse_changed(path, size, changed)
+            found.append((path, source, scanned.size, changed, scanned.sha256, scanned.cuts))
         folder.finish({"files": found})
 
 
-STAGE = Stage("scan", "scanning the sources", _tasks, _run, "bytes")
+STAGE = Stage("scan", "scanning the sources", _tasks, _run, unit="bytes")

@@ -185,4 +185,4 @@ def collect(job: Job, out: Path) -> None:
                 shutil.move(task.folder / name, out / name)
 
 
-STAGE = Stage("shards", "writing shards", _tasks, _run, "bytes")
+STAGE = Stage("shards", "writing shards", _tasks, _run, unit="bytes")

@@ -168,4 +168,4 @@ def _check(job: Job) -> None:
         refuse_many_broken(job, "tokenize")
 
 
-STAGE = Stage("tokenize", "tokenizing", _tasks, _run, "bytes", check=_check)
+STAGE = Stage("tokenize", "tokenizing", _tasks, _run, unit="bytes", check=_check)
