@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 _WORDS = (
     "Hello, world! It's 12:30; they'll've said \"don't\".",
-    "HELLO'S World'LL x'ſ ſ's I'M i'm ’s",
+    "HELLO'S World'LL x'ſ ſ's I'ſ I'M i'm ’s",
     "1234567890 ١٢٣ 一二三 Ⅳ ½ x² 3.14e-10 0xFF",
     "def f(x):\n\treturn {'a': [x**2]}  # comment\r\n\r\n\r\n",
     "床前明月光，疑是地上霜。舉頭望明月，低頭思故鄉。",

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from data_pipeline.errors import DataError
 from data_pipeline.shards import ShardSet
+from data_pipeline.tokenizer import Tokenizer
 from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.errors import UserError
@@ -215,12 +216,12 @@ def write_start(folder: RunFolder, config: RunConfig, start: Start, step: int, e
 
 
 def _copy_tokenizer(source: Path, folder: RunFolder) -> None:
-    """Put the run's tokenizer into its folder; one that an attempt without a checkpoint left there may be another."""
+    """Save the run's tokenizer in its folder; one that an attempt without a checkpoint left there may be another."""
     if source.resolve() == folder.tokenizer.resolve():
         return
     copy = folder.path / "tokenizer.part"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(source, copy)
+    Tokenizer.load(source).save(copy)
     shutil.rmtree(folder.tokenizer, ignore_errors=True)
     copy.rename(folder.tokenizer)
 

@@ -22,6 +22,7 @@ from tools.convert.out_folder import aside, check_free, check_space, check_writa
 from tools.convert.probe import make_probe, write_probe
 from tools.convert.reference import make_reference, write_reference
 from tools.convert.source import Source, open_source
+from tools.convert.tokenizer import check_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types that weights can be exported in."""
@@ -53,7 +54,9 @@ def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float
     source = open_source(run, step)
     family = family_of(source.config)
     source = replace(source, weights={name: t.to(DTYPES[dtype]) for name, t in source.weights.items()})
-    config, weights, notes = _trim(source, Tokenizer.load(source.tokenizer))
+    tokenizer = Tokenizer.load(source.tokenizer)
+    spelling = check_tokenizer(tokenizer)
+    config, weights, notes = _trim(source, tokenizer)
     probe = make_probe(source, config, DTYPES[dtype])
     size = sum(tensor.nbytes for tensor in weights.values())
     check_space(out.parent, size + sum(tensor.nbytes for tensor in probe.weights.values()))
@@ -61,7 +64,7 @@ def export_hf(run: Path, out: Path, step: int | None = None, dtype: str = "float
         write_hf(folder, config, weights, source.tokenizer)
         version, checks = _verify(folder, source, probe)
         put_in_place(folder, out)
-    return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes)
+    return Exported(out, source.name, family.NAME, dtype, size, version, checks, source.notes + notes + spelling)
 
 
 def _check_can_start(out: Path, force: bool) -> None:

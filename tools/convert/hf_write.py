@@ -33,17 +33,16 @@ def write_hf(
     description = family.config_to_hf(config) | ids | {"dtype": dtype, "torch_dtype": dtype, "use_cache": True}
     _write_json(folder / CONFIG, description)
     _write_json(folder / "generation_config.json", ids)
-    _write_tokenizer(folder, tokenizer, tokenizer_folder, config.max_position_embeddings)
+    _write_tokenizer(folder, tokenizer, config.max_position_embeddings)
     _write_weights(folder, family.weights_to_hf(config, weights))
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, source: Path, longest: int) -> None:
-    """tokenizer.json as it is, and settings that transformers 4 and 5 both read."""
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
+    """tokenizer.json (and sentencepiece's model) as it is, and settings that transformers 4 and 5 both read."""
     tokenizer.save(folder)
-    settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+    settings = tokenizer.config | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     _write_json(folder / "tokenizer_config.json", settings)
-    special = ("bos_token", "eos_token", "unk_token", "pad_token")
+    special = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
     _write_json(folder / "special_tokens_map.json", {name: settings[name] for name in special if settings.get(name)})
 
 
