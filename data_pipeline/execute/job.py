@@ -63,8 +63,6 @@ class Stage:
     """What it does, for people: "cleaning"."""
     tasks: Callable[["Job"], list[Task]]
     run: Callable[["Job", Task, Advance], None]
-    all_cores: bool = False
-    """True for a single task that uses all cores by itself."""
     unit: str = "tasks"
     """What the size of its tasks counts: "bytes" or "tasks"."""
     alone: bool = False

@@ -42,7 +42,7 @@ class Local:
 
     def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
         """Do the tasks, the first free worker taking the next. DataError also when a worker vanishes."""
-        if self._size == 1 or job.stage(stage).all_cores:
+        if self._size == 1 or job.stage(stage).alone:
             for index in tasks:
                 run_task(job, stage, index, partial(report, index))
             return

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import orjson
+
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.task import Task, working_on
+from data_pipeline.files import write_atomically
 from data_pipeline.read import Place, expand, is_local, scan
 
+_FILES = "files.json"
 _BYTES_PER_TASK = 2**28
 _BYTES_BETWEEN_CUTS = 2**20
 
@@ -46,15 +50,34 @@ def _scanned(job: Job) -> list[SourceFile]:
 def _tasks(job: Job) -> list[Task]:
     """Group the files, in order, to about _BYTES_PER_TASK."""
     groups: list[list[tuple[str, int, int, int]]] = [[]]
-    for path, source in listed(job.config):
-        size, changed = stat_of(path)
-        if sum(file[2] for file in groups[-1]) >= _BYTES_PER_TASK:
+    filled = 0
+    for file in _noted(job):
+        if filled >= _BYTES_PER_TASK:
             groups.append([])
-        groups[-1].append((path, source, size, changed))
+            filled = 0
+        groups[-1].append(file)
+        filled += file[2]
     return [
         job.task("scan", index, {"files": group}, max(1, sum(file[2] for file in group)))
         for index, group in enumerate(groups)
     ]
+
+
+def note_files(job: Job) -> None:
+    """Write down which files there are: all processes of a preparation mean these, and need not list them again."""
+    write_atomically(job.root / _FILES, orjson.dumps(_found(job.config)))
+
+
+def _noted(job: Job) -> list[tuple[str, int, int, int]]:
+    try:
+        return [(path, *rest) for path, *rest in orjson.loads((job.root / _FILES).read_bytes())]
+    except FileNotFoundError:
+        return _found(job.config)
+
+
+def _found(config: PrepareConfig) -> list[tuple[str, int, int, int]]:
+    """(path, number of its source, size, time of change) of every file."""
+    return [(path, source, *stat_of(path)) for path, source in listed(config)]
 
 
 def listed(config: PrepareConfig) -> list[tuple[str, int]]:
