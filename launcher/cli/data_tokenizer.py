@@ -73,13 +73,16 @@ def _show(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    titles = ("documents", "bytes", "tokens", "bytes/token", "characters/token", "tokens/word", "parts", "unknown")
+    titles = ("documents", "bytes\na token", "characters\na token", "tokens\na word", "parts", "unknown")
     for name, groups in report.tokenizers.items():
-        table = Table("texts", *(Column(title, justify="right") for title in titles), title=name)
+        table = Table(
+            Column("texts", overflow="fold"),
+            *(Column(title, justify="right", no_wrap=True) for title in titles),
+            title=name,
+        )
         for group, row in groups.items():
             shares = [f"{share:.2%}" for share in (row.ratios["part_share"], row.ratios["unknown_share"])]
             names = ("bytes_per_token", "characters_per_token", "tokens_per_word")
-            ratios = [f"{row.ratios[name]:.2f}" for name in names]
-            table.add_row(group, f"{row.documents:,}", f"{row.bytes:,}", f"{row.tokens:,}", *ratios, *shares)
+            table.add_row(group, f"{row.documents:,}", *(f"{row.ratios[name]:.2f}" for name in names), *shares)
         Console().print(table)
-    typer.echo("parts: tokens that are one byte of a character of several; unknown: characters that no token spells.")
+    typer.echo("parts: tokens that are one byte of a character of several; unknown: what no token spells.")
