@@ -138,7 +138,7 @@ def test_an_unfinished_preparation_makes_only_what_changed(large: Path, tmp_path
     made = job.tasks("clean")[0].folder.stat().st_ino
     changed = Job.create(config(large, tmp_path / "out", tokenizer={"kind": "train", "vocab_size": 400}))
     assert changed.tasks("clean")[0].done and changed.tasks("clean")[0].folder.stat().st_ino == made
-    seen = Job.create(config(large, tmp_path / "out", deduplicate={"near": {"bands": 3}}))
+    seen = Job.create(config(large, tmp_path / "out", deduplicate={"near": {"bands": 20}}))
     assert not seen.tasks("clean")[0].done
 
 
