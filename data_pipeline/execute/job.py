@@ -84,13 +84,17 @@ class Job:
     @classmethod
     def create(cls, config: PrepareConfig) -> "Job":
         """Make the work folder beside `out`, or take the one that is there. DataError when that is not ours."""
+        from data_pipeline.execute.stages.scan import note_files
+
         root = work_folder(config.out.resolve())
         root.mkdir(parents=True, exist_ok=True)
         if not (root / CONFIG).exists() and any(root.iterdir()):
             raise DataError(f"{root}, where `data prepare` would work, holds other files; move it away.")
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
         (root / CONFIG).chmod(0o600)  # a URL in it may hold a password
-        return cls(root, config)
+        job = cls(root, config)
+        note_files(job)
+        return job
 
     @classmethod
     def open(cls, root: Path) -> "Job":

@@ -66,6 +66,7 @@ def _tasks(job: Job) -> list[Task]:
 def note_files(job: Job) -> None:
     """Write down which files there are: all processes of a preparation mean these, and need not list them again."""
     write_atomically(job.root / _FILES, orjson.dumps(_found(job.config)))
+    (job.root / _FILES).chmod(0o600)  # a URL in it may hold a password
 
 
 def _noted(job: Job) -> list[tuple[str, int, int, int]]:
