@@ -43,8 +43,9 @@ class Local:
     def run(self, job: Job, stage: str, tasks: Sequence[int], report: Report) -> None:
         """Do the tasks, the first free worker taking the next. DataError also when a worker vanishes."""
         if self._size == 1 or job.stage(stage).alone:
-            for index in tasks:
-                run_task(job, stage, index, partial(report, index))
+            with contextlib.redirect_stdout(sys.stderr):  # for what a step prints
+                for index in tasks:
+                    run_task(job, stage, index, partial(report, index))
             return
         waiting = list(reversed(tasks))
         while len(self._workers) < min(self._size, len(tasks)):
