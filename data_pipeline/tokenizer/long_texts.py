@@ -7,7 +7,7 @@ characters hold no such place (base64, say) the cut falls where the limit is, wh
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -60,11 +60,7 @@ class LongTexts:
         if self._puts_a_space is None:
             self._puts_a_space = not self._is_right(False) and self._is_right(True)
         places = _PLACES_WITH_SPACE if self._puts_a_space else _PLACES
-        ends, start = [0], 0
-        while len(text) - start > LONGEST:
-            start = _last_place(places, text, start, start + LONGEST)
-            ends.append(start)
-        return _cut(text, [*ends, len(text)], self._puts_a_space)
+        return _cut(text, _ends(places, text, LONGEST), self._puts_a_space)
 
     def _encode_parts(self, parts: list[_Part]) -> Flat:
         """Encode parts, some at a time, without their surplus."""
@@ -91,6 +87,20 @@ class LongTexts:
             if not np.array_equal(parts.ids, self._encoder.encode([text]).ids):
                 return False
         return True
+
+
+def pieces(text: str, longest: int) -> Iterator[str]:
+    """The text in pieces of at most `longest` characters, which end where words do, if there is such a place."""
+    for start, end in pairwise(_ends(_PLACES, text, longest)):
+        yield text[start:end]
+
+
+def _ends(places: re.Pattern[str], text: str, longest: int) -> list[int]:
+    """0, where the text is cut, and its end."""
+    ends = [0]
+    while len(text) - ends[-1] > longest:
+        ends.append(_last_place(places, text, ends[-1], ends[-1] + longest))
+    return [*ends, len(text)]
 
 
 def _cut(text: str, ends: list[int], puts_a_space: bool) -> list[_Part]:

@@ -26,8 +26,9 @@ class TrainTokenizer(Settings):
     lowercase: bool = False
     """Only for `wordpiece`: ignore capitals and accents, as BERT's uncased models do."""
     sample_bytes: PositiveInt = 1 << 27
-    """Bytes of text to train on, at most. Memory for each, measured: in English 12 bytes with `byte_bpe`, 10 with
-    `wordpiece`, 13 with `sentencepiece_bpe`, 21 with `sentencepiece_unigram`; in Chinese up to 90, 10, 35 and 40."""
+    """Bytes of text to train on, at most: of documents chosen by a hash of their ids, the last one cut short. Memory
+    for each, measured: in English 12 bytes with `byte_bpe`, 10 with `wordpiece`, 13 with `sentencepiece_bpe`, 21 with
+    `sentencepiece_unigram`; in Chinese up to 90, 10, 35 and 40."""
     model_max_length: PositiveInt = 2048
     """Longest sequence, as noted for transformers in tokenizer_config.json."""
 

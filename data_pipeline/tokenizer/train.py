@@ -8,6 +8,7 @@ from data_pipeline.tokenizer.tokenizer import Tokenizer
 from data_pipeline.tokenizer.train_bpe import train_byte_bpe
 from data_pipeline.tokenizer.train_sentencepiece import train_sentencepiece
 from data_pipeline.tokenizer.train_wordpiece import train_wordpiece
+from data_pipeline.tokenizer.training_text import training_pieces
 
 SMALLEST = 257
 
@@ -28,6 +29,7 @@ def train_tokenizer(
         raise DataError(f"vocab_size={vocab_size} is too small: 256 bytes and a token that ends a document need 257.")
     if lowercase and model != "wordpiece":
         raise DataError(f"lowercase is for model: wordpiece; {model} keeps every byte of the text.")
+    texts = training_pieces(texts)
     learn: dict[str, Callable[[], Tokenizer]] = {
         "byte_bpe": lambda: train_byte_bpe(texts, vocab_size, model_max_length, special_tokens),
         "sentencepiece_unigram": lambda: train_sentencepiece(

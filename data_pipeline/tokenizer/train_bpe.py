@@ -7,6 +7,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data_pipeline.tokenizer.read import new_config
 from data_pipeline.tokenizer.tokenizer import Tokenizer
+from data_pipeline.tokenizer.training_text import with_words_cut
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -20,7 +21,8 @@ def train_byte_bpe(
     and unk where a reader asks for them; `special_tokens` come behind it.
     """
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bpe.pre_tokenizer = with_words_cut(words)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -29,5 +31,6 @@ def train_byte_bpe(
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    bpe.pre_tokenizer = words
     config = new_config(END_OF_TEXT, model_max_length) | {"add_prefix_space": False}
     return Tokenizer(bpe.to_str(pretty=True).encode(), config)

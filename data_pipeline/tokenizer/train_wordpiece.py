@@ -13,6 +13,7 @@ from tokenizers import trainers
 from data_pipeline.tokenizer.alphabet import frequent_characters
 from data_pipeline.tokenizer.read import wordpiece_config
 from data_pipeline.tokenizer.tokenizer import Tokenizer
+from data_pipeline.tokenizer.training_text import with_words_cut
 from data_pipeline.tokenizer.vocab_txt import SPECIAL, wordpiece_json
 
 
@@ -28,6 +29,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, model_max_length: int
     first, later = _forms(wordpiece, kept)
     fixed = [*SPECIAL, *first, *(f"##{character}" for character in later)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=fixed, show_progress=False)
+    assert wordpiece.pre_tokenizer is not None
+    wordpiece.pre_tokenizer = with_words_cut(wordpiece.pre_tokenizer)
     spaces = dict.fromkeys(map(ord, rare), " ")
     wordpiece.train_from_iterator((text.translate(spaces) for text in held), trainer)
     content = wordpiece_json(json.loads(wordpiece.to_str())["model"]["vocab"], lowercase)

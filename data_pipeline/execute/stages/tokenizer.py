@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -74,7 +74,8 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
 def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
     seen = Counter[str]()
     part = share(job)
-    texts = (document.text for document in _training_documents(job, seen, advance) if _sampled(document, part))
+    chosen = (document.text for document in _training_documents(job, seen, advance) if _sampled(document, part))
+    texts = first_bytes(chosen, settings.sample_bytes)
     first = next(texts, None)
     if first is None:
         check_split(job.config, seen[TRAIN], seen[VALIDATION])
@@ -97,6 +98,18 @@ def _training_documents(job: Job, seen: Counter[str], advance: Advance) -> Itera
                 seen[name] += 1
                 if name == TRAIN:
                     yield document
+
+
+def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """The texts up to `limit` bytes of UTF-8 in all; the text that reaches further is cut there."""
+    for text in texts:
+        data = text[:limit].encode()[:limit]
+        beginning = data.decode(errors="ignore")
+        if beginning:
+            yield beginning
+        limit -= len(data)
+        if limit == 0:
+            return
 
 
 def share(job: Job) -> float:
