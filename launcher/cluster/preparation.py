@@ -179,9 +179,11 @@ def _error(folder: Path, stage: str, number: str, over: bool) -> str | None:
     unfinished = None
     for log in sorted(folder.glob(f"{stage}-{number}[_.]*log")):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if lines and lines[-1].endswith(WELL):
+            continue
         found = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), None)
         if found:
             return f"{log}: {found}"
-        if over and not unfinished and (not lines or not lines[-1].endswith(WELL)):
+        if over and not unfinished:
             unfinished = f"{log}: {lines[-1]}" if lines else f"{log} is empty: its process was killed, or never began"
     return unfinished
