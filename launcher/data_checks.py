@@ -276,7 +276,8 @@ def _tiny_weights(config: RunConfig, schedule: _Schedule) -> Iterator[Problem]:
         for number, weight in weights.items():
             if Fraction(weight) * PERIOD < total:
                 place = f"data.segments.{firsts.index(first)}.weights" if first in firsts else ""
-                message = f"{float(weight):g} is less than one in {PERIOD:,} samples; the source gives about that many"
+                share = float(Fraction(weight) / total)
+                message = f"{share:g} is less than one in {PERIOD:,} samples; the source gives about that many"
                 label = labels(config.data.sources)[number]
                 yield note(place or f"data.sources.{number}.weight", f"{label}: {message}" if place else message)
 

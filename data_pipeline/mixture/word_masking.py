@@ -46,7 +46,7 @@ def choose_words(starts: np.ndarray, maskable: np.ndarray, rate: float, seed: in
     """Choose words until the share is reached: bool [n, T].
 
     Words are taken in the order of a draw for each. The one that reaches over the wanted number of tokens is taken with
-    the probability that makes this number right on average.
+    the probability that makes this number right on average; a sequence of which none would be taken gives its first.
 
     Args:
         starts: whether a token is the first of its word, bool [n, T]; so is one behind a token that is not maskable.
@@ -68,6 +68,9 @@ def choose_words(starts: np.ndarray, maskable: np.ndarray, rate: float, seed: in
     room = np.maximum(1.0, rate * np.bincount(row, minlength=len(starts)))[word_row[order]] - before
     taken = np.empty(len(order), bool)
     taken[order] = uniform(seed, "last word", *counters)[order] * sizes[order] < room
+    empty = np.bincount(word_row[taken], minlength=len(starts)) == 0
+    first_drawn = order[_sums_before(np.ones_like(order), word_row[order]) == 0]
+    taken[first_drawn[empty[word_row[first_drawn]]]] = True
     chosen = np.zeros_like(maskable)
     chosen[row, column] = taken[word_of_token]
     return chosen

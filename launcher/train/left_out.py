@@ -49,7 +49,7 @@ def document_names(skip: SkipConfig) -> set[str]:
     names = set(skip.documents)
     if skip.documents_file is not None:
         try:
-            text = skip.documents_file.read_text(encoding="utf-8")
+            text = skip.documents_file.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise UserError(f"data.skip.documents_file: {os_error_sentence(error)}") from error
         except UnicodeDecodeError as error:

@@ -147,6 +147,10 @@ def must_reset(checkpoint: Path, manifest: Manifest, optimizer: str, allowed: bo
     )
 
 
+_UNSET = {"packing": "contiguous", "fim": "off"}
+"""What a setting of the data order is that is not recorded."""
+
+
 def check_same_run(checkpoint: Path, manifest: Manifest, config: RunConfig, data_order: dict[str, Any]) -> None:
     """Refuse to go on from a checkpoint when a setting has changed that would change the model or the data order.
 
@@ -156,10 +160,11 @@ def check_same_run(checkpoint: Path, manifest: Manifest, config: RunConfig, data
     for group, now, then in (("model", model, manifest.model), ("data", data_order, manifest.data_order)):
         for name in sorted((now.keys() | then.keys()) - _MIXTURE):
             if now.get(name) != then.get(name):
+                was, is_now = (order.get(name, _UNSET.get(name)) for order in (then, now))
                 raise UserError(
-                    f"{checkpoint}: {_SETTINGS.get(name, f'{group}.{name}')} was {then.get(name)} when this checkpoint "
-                    f"was written and is {now.get(name)} now, so the run would not go on as the same training. "
-                    "Set it back, or use another run_dir."
+                    f"{checkpoint}: {_SETTINGS.get(name, f'{group}.{name}')} was {was} when this checkpoint was "
+                    f"written and is {is_now} now, so the run would not go on as the same training. Set it back, or "
+                    "use another run_dir."
                 )
     samples = manifest.step * config.train.global_batch_size
     if past(manifest.data_order, samples) != past(data_order, samples):

@@ -113,3 +113,11 @@ def test_any_rows_are_taken(rows: np.ndarray):
         assert sum(sizes) == here.sum() < max(1.0, 0.15 * can.sum()) + max(sizes, default=0)
         if can.any() and all(len(word) == 1 for word in words_of(row)):
             assert here.any(), "at least one token where a token is a word"
+
+
+def test_every_sample_has_something_to_learn():
+    """One word of nine tokens among twenty: its size is above the share, and it is taken when nothing else would be."""
+    starts = np.zeros((400, 20), bool)
+    starts[:, [0, 9, 18]] = True
+    chosen = choose_words(starts, np.ones_like(starts), 0.15, 3, np.arange(400))
+    assert chosen.any(axis=1).all()

@@ -190,7 +190,7 @@ def _visits(mixture: Mixture, source: int, span: DocumentSpan, config: RunConfig
     no_updates = skipped_steps(config)
     visits = []
     for window in mixture.windows_with(source, span.first, span.end):
-        for epoch, index in enumerate(mixture.indices_of(source, window, config.train.steps * batch)):
+        for epoch, index in enumerate(mixture.indices_of(source, window, config.train.steps * batch), start=1):
             step, sequence = index // batch + 1, index % batch
             left_out = skipped or any(step in steps for steps in no_updates)
             visits.append(Visit(step, sequence, str(mixture.sources[source].prefix), window, epoch, left_out))
