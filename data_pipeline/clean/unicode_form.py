@@ -1,15 +1,10 @@
 """One way to write each character."""
 
-import functools
-import re
-import unicodedata
 from typing import Literal
 
 from data_pipeline.clean.step import Step, StepSettings, with_text
+from data_pipeline.normal_form import normal_form
 from data_pipeline.read import Document
-
-_MOST_MARKS = 30
-"""More marks on one character are no language's (Unicode Standard Annex #15, section 13), and take quadratic time."""
 
 
 class UnicodeForm(StepSettings):
@@ -27,19 +22,6 @@ class UnicodeForm(StepSettings):
         """Check, then normalise."""
 
         def step(document: Document) -> Document:
-            text = document.text
-            if text.isascii() or unicodedata.is_normalized(self.form, text):
-                return document
-            return with_text(document, _calm(unicodedata.normalize(self.form, _calm(text))))
+            return with_text(document, normal_form(self.form, document.text))
 
         return step
-
-
-def _calm(text: str) -> str:
-    return _heaps().sub(r"\1", text)
-
-
-@functools.cache
-def _heaps() -> re.Pattern[str]:
-    marks = "".join(filter(unicodedata.combining, map(chr, range(0x300, 0x1F000))))
-    return re.compile(f"([{re.escape(marks)}]{{{_MOST_MARKS}}})[{re.escape(marks)}]+")

@@ -1,6 +1,5 @@
 """Documents that evaluation data is in, by n-grams (as for GPT-3: Brown et al. 2020, arXiv:2005.14165, appendix C)."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -13,6 +12,7 @@ from data_pipeline.dedup.evaluation import texts_of
 from data_pipeline.dedup.settings import Decontaminate
 from data_pipeline.dedup.shingles import Hashes, sequence_hashes
 from data_pipeline.errors import DataError
+from data_pipeline.normal_form import normal_form
 from data_pipeline.read import Document, expand, shown
 
 STEP = "decontaminate"
@@ -64,9 +64,7 @@ class Decontaminator:
 
 def _units(text: str) -> Hashes:
     """[units] Their hashes; composed and decomposed characters are the same, and so are upper and lower case."""
-    if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
-    return view_of(text).folded_hashes
+    return view_of(normal_form("NFC", text)).folded_hashes
 
 
 def _ngrams(units: Hashes, n: int) -> Hashes:

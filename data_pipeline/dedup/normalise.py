@@ -1,8 +1,8 @@
 """What counts as the same text."""
 
-import unicodedata
+from data_pipeline.normal_form import normal_form
 
 
 def normalised(text: str) -> str:
     """Compose characters (NFC) and fold case, so that `Café` written in four ways is one text."""
-    return unicodedata.normalize("NFC", text).casefold()
+    return normal_form("NFC", text).casefold()
