@@ -1,6 +1,7 @@
 """Tokenizers in every file that they come in: the ids of the library that defines them, sentences about bad ones."""
 
 import base64
+import hashlib
 import json
 import random
 import shutil
@@ -17,15 +18,17 @@ from tests.data_pipeline.hostile import hostile_texts
 from tests.data_pipeline.test_command import fails, megamodel
 from tests.data_pipeline.trained import json_of, sample_texts, saved, small_tokenizer
 
-TEXTS = [*sample_texts(10, 10), *hostile_texts(1500, seed=3)]
+TEXTS = [*sample_texts(10, 10), *hostile_texts(1500, seed=3), "a qzxjkv qzxjkvs", "so I'ſ I's"]
 
 
 def small_ranks() -> dict[bytes, int]:
-    """The merges of the small byte-level BPE, as tiktoken has them."""
+    """The merges of the small byte-level BPE, as tiktoken has them, and two words: no merges lead to the second."""
     byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
     vocab = json.loads(small_tokenizer("byte_bpe").to_json() or b"")["model"]["vocab"]
     ordered = sorted((index, token) for token, index in vocab.items() if token != "<|endoftext|>")
-    return {bytes(byte_of[letter] for letter in token): rank for rank, (_, token) in enumerate(ordered)}
+    tokens = [bytes(byte_of[letter] for letter in token) for _, token in ordered]
+    assert b" I" in tokens
+    return {token: rank for rank, token in enumerate([*tokens, b" I'", b" qzxjkv"])}
 
 
 def ranks_file(path: Path) -> Path:
@@ -62,6 +65,7 @@ def test_ranks_give_tiktokens_ids(pattern: str, fast: bool, tmp_path: Path):
     )
     theirs = tiktoken.Encoding("some", pat_str=pattern, mergeable_ranks=small_ranks(), special_tokens={})
     equal_ids(tokenizer, theirs.encode_ordinary_batch(TEXTS))
+    assert tokenizer.encoder == ("fastokens" if fast else "tokenizers"), tokenizer.note
     assert tokenizer.eos_id == len(small_ranks()) == tokenizer.vocab_size - 1
     assert tokenizer.token_byte_lengths()[:-1].tolist() == [len(token) for token in small_ranks()]
 
@@ -87,14 +91,14 @@ def test_a_sentencepiece_model_gives_sentencepieces_ids(kind, name: str, tmp_pat
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / name))
     equal_ids(tokenizer, theirs.encode(TEXTS))
     assert tokenizer.eos_id == theirs.eos_id() and tokenizer.vocab_size == theirs.vocab_size()
-    assert tokenizer.digest == small_tokenizer(kind).digest
+    assert tokenizer.digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
 def test_user_defined_pieces_and_normalisation_are_sentencepieces(tmp_path: Path):
     """What no tokenizer.json says exactly: NFKC, symbols that are one piece wherever they stand, spaces dropped."""
     import sentencepiece
 
-    lines = [line for text in sample_texts(40, 20) for line in text.split("\n")]
+    lines = [line for text in sample_texts(40, 20) for line in text.replace("<", "").split("\n")]
     common = {"vocab_size": 2500, "minloglevel": 2, "num_threads": 1, "user_defined_symbols": ["[REF]", "[/REF]", "ab"]}
     ascii_ = "".join(map(chr, range(33, 127)))
     identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
@@ -102,6 +106,7 @@ def test_user_defined_pieces_and_normalisation_are_sentencepieces(tmp_path: Path
         {"model_type": "bpe", "required_chars": ascii_, **identity},
         {"model_type": "bpe"},
         {"model_type": "unigram"},
+        {"model_type": "bpe", **identity},  # it has no `<`, with which the names of the special pieces begin
     ]
     texts = [*TEXTS, "a[REF]b", "[REF]", " [REF] [/REF]ab abab", "ﬁne ① ｱ  b "]
     for number, more in enumerate(kinds):
@@ -111,6 +116,7 @@ def test_user_defined_pieces_and_normalisation_are_sentencepieces(tmp_path: Path
         )
         tokenizer = Tokenizer.load(f"{prefix}.model", fast=True)
         assert tokenizer.encoder == ("fastokens" if number == 0 else "sentencepiece"), tokenizer.note
+        assert number == 0 or "only sentencepiece" in tokenizer.note
         theirs = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model").encode(texts)
         assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == theirs
 
@@ -196,7 +202,7 @@ def test_a_bad_file_is_told_in_a_sentence(name: str, content: bytes | None, part
 
 
 def test_ranks_are_not_taken_for_others(tmp_path: Path):
-    with pytest.raises(DataError, match="p50k has 50,280 ranks, this file 1,999"):
+    with pytest.raises(DataError, match="p50k has 50,280 ranks, this file 2,001"):
         Tokenizer.load(ranks_file(tmp_path / "x.tiktoken"), pattern="p50k")
     with pytest.raises(DataError, match="set `eos_token`"):
         Tokenizer.load(tmp_path / "x.tiktoken", pattern=CL100K)
@@ -244,3 +250,39 @@ def test_the_command_takes_any_kind(tmp_path: Path):
     assert megamodel(*arguments, tmp_path / "a", "--tokenizer", tmp_path / "sp" / "tokenizer.model").returncode == 0
     assert megamodel(*arguments, tmp_path / "b", "--tokenizer", ranks, *options).returncode == 0
     fails(2, "set `pattern`", run=megamodel(*arguments, tmp_path / "c", "--tokenizer", ranks))
+
+
+def with_pieces(path: Path, pieces: dict[str, float]) -> Path:
+    """The small sentencepiece BPE with more pieces, or other scores."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((saved("sentencepiece_bpe", path.parent / "saved") / "tokenizer.model").read_bytes())
+    for piece in model.pieces:
+        piece.score = pieces.pop(piece.piece, piece.score)
+    for text, score in pieces.items():
+        model.pieces.add(piece=text, score=score, type=1)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_runs_with_one_score_are_merged_as_sentencepiece_merges_them(tmp_path: Path):
+    """Mistral scores every run of spaces -1e9, so that the leftmost two merge first, whatever their lengths."""
+    import sentencepiece
+
+    runs = {"▁" * length: -1e9 for length in (*range(2, 15), 16)}
+    path = with_pieces(tmp_path / "runs.model", runs)
+    tokenizer = Tokenizer.load(path, fast=True)
+    assert tokenizer.encoder == "fastokens", tokenizer.note
+    texts = [
+        before + " " * length + after for length in range(70) for before in ("", "a", "\n") for after in ("", "the")
+    ]
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(texts)
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == theirs
+
+
+def test_other_pieces_with_one_score_are_left_to_sentencepiece(tmp_path: Path):
+    pieces = list(json_of(saved("sentencepiece_bpe", tmp_path / "saved"))["model"]["vocab"])
+    two = [text for text in pieces if text.isalpha() and text.isascii() and len(text) == 3][:2]
+    tokenizer = Tokenizer.load(with_pieces(tmp_path / "tied.model", dict.fromkeys(two, -5000.0)), fast=True)
+    assert tokenizer.encoder == "sentencepiece" and "only sentencepiece" in tokenizer.note

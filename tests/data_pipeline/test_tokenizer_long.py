@@ -47,7 +47,7 @@ def test_an_encoder_that_begins_with_a_space_is_cut_at_spaces(monkeypatch: pytes
         (whole,) = tokenizer.encode_batch([text])
         with monkeypatch.context() as patch:
             patch.setattr("data_pipeline.tokenizer.long_texts.LONGEST", 500)
-            np.testing.assert_array_equal(tokenizer.encode_batch([text])[0], whole)
+            np.testing.assert_array_equal(tokenizer.encode_batch([text, "the end"])[0], whole)
     np.testing.assert_array_equal(whole, SentencePieceEncoder(model.getvalue()).encode([text]).ids)
 
 

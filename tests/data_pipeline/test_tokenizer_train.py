@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.tokenizer.alphabet import frequent_characters
 from data_pipeline.tokenizer.settings import TrainTokenizer
 from tests.data_pipeline.conftest import write_jsonl
 from tests.data_pipeline.hostile import SPECIALS, hostile_texts
@@ -76,6 +77,12 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(kind):
     tokenizer = small_tokenizer(kind)
     assert VOCAB_SIZE * 0.9 <= tokenizer.vocab_size <= VOCAB_SIZE
     assert train_tokenizer(sample_texts(5, 5), 400, model=kind).vocab_size <= (400 if kind == "wordpiece" else 4000)
+
+
+def test_the_alphabet_is_of_the_most_frequent_characters():
+    texts = ["a" * 9000 + "b" * 900 + "c" * 90, "éd" + "b" * 9]
+    assert frequent_characters(texts, 2) == (["a", "b"], ["c", "d", "é"])
+    assert frequent_characters(texts, 9) == (["a", "b", "c"], ["d", "é"]), "the last ones are under 0.0005"
 
 
 def test_wordpiece_in_lower_case_ignores_accents():
