@@ -71,8 +71,8 @@ def test_commands_print_what_makes_them_again(
     path = tiny_run()
     for first in (
         f"megamodel bench step {path} train.seq_len=16 --against transformers --rounds 2",
-        f"megamodel bench loader {path} train.seq_len=16 --seconds 0.2",
-        f"megamodel bench loader {path} train.seq_len=16 train.global_batch_size=6 --seconds 0.2",
+        f"megamodel bench loader {path} train.seq_len=16 --seconds 0.2 --rounds 2",
+        f"megamodel bench loader {path} train.seq_len=16 train.global_batch_size=6 --seconds 0.2 --rounds 2",
     ):
         printed = run_command(monkeypatch, capfd, first)
         again = printed.splitlines()[-1].removeprefix("again: ")
