@@ -4,10 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from data_pipeline.clean import Cleaner, Rejected
+from data_pipeline.clean.dry_run import dry_run
 from data_pipeline.errors import DataError
 from tests.data_pipeline.clean.steps import document, settings
 
-CODE = """
+CODE = r"""
 from dataclasses import dataclass, replace
 from data_pipeline.clean import Rejected
 
@@ -24,6 +25,23 @@ def reasoned(document): return Rejected("mine", "too blue")
 def at_least(document, least=3): return len(document.text) >= least
 def number(document): return 5
 def bytes_in_it(document): return replace(document, text=b"x")
+def text_none(document): return replace(document, text=None)
+def half_text(document): return document.text + "\ud800"
+def half_in_it(document): return replace(document, text="\udfff")
+def source(document): return replace(document, source="elsewhere")
+def position(document): return replace(document, position=8)
+def offset(document): return replace(document, offset=1)
+def id(document): return replace(document, id="doc-8")
+def language(document): return replace(document, language=3)
+def half_language(document): return replace(document, language="\ud800")
+def half_reason(document): return Rejected("mine", "\ud800")
+def no_reason(document): return Rejected("mine", 3)
+def long_reason(document): return Rejected("mine", "é" * 1000)
+def mutates(document): document.text = "mutated"; document.id = "other"; return True
+def mutated(document): document.text = "mutated"; document.language = "yy"; return document
+def prints(document): print("seen", document.id); return True
+def leaves(document): raise SystemExit(3)
+def shouts(document): raise ValueError("\ud800" * 10_000)
 def fails(document): return document.text[100]
 value = 3
 """
@@ -66,10 +84,55 @@ def test_a_function_that_fails_ends_the_run_in_one_sentence(file):
     )
 
 
-@pytest.mark.parametrize(("name", "what"), [("number", "int"), ("bytes_in_it", "a Document whose text is bytes")])
-def test_a_result_of_another_kind_is_refused(file, name, what):
-    with pytest.raises(DataError, match=f"my_steps.py:{name} returned {what} for document doc-7; it must return a"):
+@pytest.mark.parametrize(
+    ("name", "what", "instead"),
+    [
+        ("number", "int", "it must return a Document, a text, True, None, False or Rejected"),
+        ("bytes_in_it", "a Document whose text is bytes", "it must return a text that is a str"),
+        ("text_none", "a Document whose text is NoneType", "it must return a text that is a str"),
+        ("half_text", r"a Document whose text has half a surrogate pair \(U\+D800 at character 3\)", "no file can"),
+        ("half_in_it", r"a Document whose text has half a surrogate pair \(U\+DFFF at character 0\)", "no file can"),
+        ("source", "a Document with another source", "only text and language may change"),
+        ("position", "a Document with another position", "only text and language may change"),
+        ("offset", "a Document with another offset", "only text and language may change"),
+        ("id", "a Document with another id", "only text and language may change"),
+        ("language", "a Document whose language is int", "it must return a language that is a str"),
+        ("half_language", "a Document whose language has half a surrogate pair", "no file can"),
+        ("half_reason", "a Rejected whose reason has half a surrogate pair", "no file can"),
+        ("no_reason", "a Rejected whose reason is int", "it must return a reason that is a str"),
+    ],
+)
+def test_a_result_that_cannot_be_used_is_refused_at_once(file, name, what, instead):
+    said = f"the cleaning function my_steps.py:{name} returned {what}.* for document doc-7; {instead}"
+    with pytest.raises(DataError, match=said):
         run(f"my_steps.py:{name}")
+    with pytest.raises(DataError, match=said):  # what a sample shows
+        dry_run([settings("function", function=f"my_steps.py:{name}")], [document("abc")])
+
+
+def test_a_reason_has_an_end(file):
+    assert run("my_steps.py:long_reason") == Rejected("my_steps.py:long_reason", "é" * 100)
+
+
+def test_a_function_gets_a_document_of_its_own(file):
+    given = document("abc")
+    step = Cleaner([settings("function", function="my_steps.py:mutates")])
+    assert step(given) is given
+    assert given == document("abc")
+    assert run("my_steps.py:mutated") == document("mutated", "yy")
+
+
+def test_what_a_function_prints_is_no_output(file, capsys):
+    file.with_name("loud.py").write_text("print('loaded')\n" + CODE)
+    assert run("loud.py:prints") == document("abc")
+    assert capsys.readouterr() == ("", "loaded\nseen doc-7\n")
+
+
+@pytest.mark.parametrize(("name", "said"), [("leaves", "SystemExit: 3"), ("shouts", "ValueError: .ud800")])
+def test_no_way_of_failing_gets_past(file, name, said):
+    with pytest.raises(DataError, match=f"my_steps.py:{name} failed on document doc-7: {said}") as caught:
+        run(f"my_steps.py:{name}")
+    assert len(str(caught.value).encode()) < 5000
 
 
 @pytest.mark.parametrize(
