@@ -32,16 +32,16 @@ def vocabulary(kind: ModelKind, texts: list[str], size: int = 1500) -> dict[str,
 
 @pytest.mark.parametrize("kind", [*WORD_KINDS, "sentencepiece_bpe"])
 @pytest.mark.parametrize("letters", ["ACGT", "!?*-"], ids=["letters", "marks"])
-def test_an_endless_word_takes_linear_time(kind: ModelKind, letters: str):
+def test_an_endless_word_takes_linear_time(kind: ModelKind, letters: str) -> None:
     """As one word, 200,000 characters take more than 8 seconds and a megabyte minutes; cut, half a second."""
     endless = "".join(random.Random(7).choices(letters, k=200_000))
     start = time.process_time()
     train_tokenizer(["some words", endless], 1024, model=kind)
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("kind", WORD_KINDS)
-def test_only_words_beyond_the_bound_are_cut(kind: ModelKind):
+def test_only_words_beyond_the_bound_are_cut(kind: ModelKind) -> None:
     """A word of just that length is learnt to its end, one letter more is another word."""
     word = "".join(random.Random(7).choices("abcdefgh", k=LONGEST_LEARNT))
     assert word in vocabulary(kind, [word])
@@ -50,14 +50,14 @@ def test_only_words_beyond_the_bound_are_cut(kind: ModelKind):
 
 
 @pytest.mark.parametrize("kind", WORD_KINDS)
-def test_a_giant_document_has_the_words_of_its_parts(kind: ModelKind):
+def test_a_giant_document_has_the_words_of_its_parts(kind: ModelKind) -> None:
     """It is cut between words: the same tokenizer as from it word by word."""
     text = re.sub(r"\s+", " ", " ".join(sample_texts(40, 20))) * 3
     assert len(text) > 3 << 16
     assert vocabulary(kind, [text]) == vocabulary(kind, re.findall(r" ?[^ ]+", text))
 
 
-def test_a_giant_document_takes_little_memory():
+def test_a_giant_document_takes_little_memory() -> None:
     """16 MB of English in one text: 12 bytes for each is what the setting promises, as one piece it was 38."""
     code = (
         "import resource; from data_pipeline.tokenizer import train_tokenizer;"
@@ -70,14 +70,14 @@ def test_a_giant_document_takes_little_memory():
     assert float(done.stdout) < 12
 
 
-def test_no_more_is_taken_than_the_sample():
+def test_no_more_is_taken_than_the_sample() -> None:
     texts = ["ab", "", "čč", "a床b", "never seen"]
     for limit, taken in {2: "ab", 3: "ab", 5: "abč", 7: "abčča", 9: "abčča", 10: "abčča床", 13: "abčča床bne"}.items():
         assert "".join(first_bytes(iter(texts), limit)) == taken
     assert sum(map(len, first_bytes(itertools.repeat("word "), 1003))) == 1003
 
 
-def test_a_giant_document_does_not_exceed_the_sample(tmp_path: Path):
+def test_a_giant_document_does_not_exceed_the_sample(tmp_path: Path) -> None:
     """Compressed 200 times: the size of the file does not tell that the text is beyond `sample_bytes`."""
     giant = "apple pear " * 2000 + "zucchini " * 4000
     corpus = tmp_path / "corpus.jsonl.gz"
