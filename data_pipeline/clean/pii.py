@@ -1,14 +1,16 @@
 """Personal data, masked."""
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
 from data_pipeline.clean.pii_addresses import ipv4, ipv6, mails
-from data_pipeline.clean.pii_numbers import candidates, card, chinese_id, digit_runs, ibans, phone
+from data_pipeline.clean.pii_numbers import candidates, card, chinese_id, digit_runs, ibans, narrow, phone
 from data_pipeline.clean.step import Step, StepSettings, with_text
 from data_pipeline.clean.view import view_of
 from data_pipeline.read import Document
 
+_DIGIT = re.compile("[0-9０-９]")
 Kinds = list[tuple[Callable[[str, int], tuple[int, int] | None], str]]
 _ROUNDS = 4
 """A masked number may leave another one standing free; more rounds than this find nothing new in practice."""
@@ -53,10 +55,10 @@ class Pii(StepSettings):
 
     def _find(self, text: str) -> list[tuple[int, int, str]]:
         """Numbers and network addresses: (start, end, mask)."""
-        codepoints = view_of(text).codepoints
-        starts, ends = digit_runs(codepoints)
-        if not len(starts):
+        if not _DIGIT.search(text):
             return []
+        text, codepoints = narrow(text, view_of(text).codepoints)
+        starts, ends = digit_runs(codepoints)
         found = []
         if self.ip is not None:
             found += [(*span, self.ip) for span in (*ipv4(text, codepoints, starts, ends), *ipv6(text, codepoints))]

@@ -17,6 +17,7 @@ _SEPARATORS = np.zeros(128, bool)
 _SEPARATORS[list(b" .-()+")] = True
 _SHORTEST = 9
 """Fewest digits in a number that is looked for."""
+_WIDE_FIRST, _WIDE_LAST = ord("（"), ord("９")
 
 _CARD = re.compile(r"(?:(\d{4})([ -])\d{4}\2\d{4}\2\d{1,7}|\d{4}([ -])\d{6}\3\d{5}|\d{13,19})(?![A-Za-z0-9]|[.-]\d)")
 _CHINESE_ID = re.compile(
@@ -24,8 +25,10 @@ _CHINESE_ID = re.compile(
 )
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _PHONE = re.compile(
-    r"(?:\+[1-9](?:[ .()-]{0,2}\d){7,14}"  # international (E.164: at most 15 digits)
+    r"(?:\+1[ .-]?\(?[2-9]\d\d\)?[ .-]{0,2}\d{3}[ .-]?\d{4}"  # international, North America
+    r"|\+(?!\d(?:[ .-]\d){3}(?!\d))[2-9](?:[ .()-]{0,2}\d){7,14}"  # international (E.164: at most 15 digits)
     r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])[2-9]\d\d[ .-]\d{4}"  # North America
+    r"|(?<!\d )(?:1 )?[2-9][0-8]\d [2-9]\d\d \d{4}(?! ?\d|[.,]\d)"  # the same with spaces, when no row of numbers
     r"|1[3-9]\d([ -]?)\d{4}\1\d{4}"  # China, mobile
     r"|\(?0\d{2,3}(?:\) ?|[ -])\d{7,8}"  # China, fixed line
     r")(?![A-Za-z0-9])"
@@ -37,6 +40,16 @@ _IBAN_LENGTHS = {
     "IT": 27, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "MC": 27, "MT": 31, "NL": 18, "NO": 15, "PL": 28, "PT": 25,
     "RO": 24, "RS": 22, "SA": 24, "SE": 24, "SI": 19, "SK": 24, "SM": 27, "TR": 26, "UA": 29,
 }  # fmt: skip
+
+
+def narrow(text: str, codepoints: Codepoints) -> tuple[str, Codepoints]:
+    """The text, and its code points, with ASCII for the full-width digits and marks of numbers: （０１０） is (010)."""
+    wide = codepoints - np.uint32(_WIDE_FIRST) <= _WIDE_LAST - _WIDE_FIRST
+    wide &= codepoints != ord("，")
+    if not wide.any():
+        return text, codepoints
+    codepoints = codepoints - wide * np.uint32(_WIDE_FIRST - ord("("))
+    return codepoints.tobytes().decode("utf-32-le", "surrogatepass"), codepoints
 
 
 def digit_runs(codepoints: Codepoints) -> tuple[Places, Places]:
@@ -89,10 +102,12 @@ def chinese_id(text: str, start: int) -> Span | None:
 
 
 def phone(text: str, start: int) -> Span | None:
-    """A phone number whose first digit is here; a + or ( before it is a part of it."""
+    """A phone number whose first digit is here; a + before it is a part of it, and so is a ( that it closes."""
     begin = start - (text[start - 1 : start] in ("+", "("))
     match = _PHONE.match(text, begin)
-    return match.span() if match and _begins(text, begin) else None
+    if match is None and text[begin] == "(":
+        match = _PHONE.match(text, start)
+    return match.span() if match and _begins(text, match.start()) else None
 
 
 def ibans(text: str, codepoints: Codepoints, starts: Places, ends: Places) -> Iterator[Span]:

@@ -27,6 +27,14 @@ def masked(text: str, **told) -> str:
         ("user@host @name a@b..com a@.com @x.org a@b.c1 a@-b.com", None),
         ("x" * 65 + "@example.org", None),
         ("x" * 64 + "@example.org", "[EMAIL]"),
+        ("an jürgen@müller.de, user@例え.jp", "an [EMAIL], [EMAIL]"),
+        ("почта иван@пример.рф", "почта [EMAIL]"),
+        ("邮箱bob@example.com谢谢.cn", "邮箱[EMAIL]谢谢.cn"),
+        ("o'brien@example.com, o’brien@example.com", "[EMAIL], [EMAIL]"),
+        ("f'bob@x.org' 'bob@x.org' x='o'brien@x.org", "f'[EMAIL]' '[EMAIL]' x='[EMAIL]"),
+        ("logo@2x.png foo@bar.PNG app@1.min.js a@b.jpg a@b.svg a@b.css a@b.gif a@b.webp", None),
+        ("https://user:pass@example.com/x", "https://[EMAIL]/x"),
+        ("https://user:p!a:s!@example.com/x https://a.b:80/c d@x.org", "https://[EMAIL]/x https://a.b:80/c [EMAIL]"),
     ],
 )
 def test_mail(text, expected):
@@ -42,6 +50,8 @@ def test_mail(text, expected):
         ("256.1.1.1 1.2.3.4.5 v8.8.8.8 8.8.8.8x 08.8.8.8 8.8.8 1.2.3.4444", None),
         ("at 2001:4860:4860::8888, [2606:4700::1111]:80", "at [IP], [[IP]]:80"),
         ("2001:db8::1 fe80::1 ::1 2024:10:20 std::vector 12:30:2000: x", None),
+        ("version 1.2.3.4, Version: 1.2.3.4, v 1.2.3.4, § 1.2.3.4, §1.2.3.4, Section 1.2.3.4, 版本1.2.3.4", None),
+        ("server 8.8.8.8", "server [IP]"),
         ("ends 2a00:1450:4001:81b:0:0:0:200e: yes", "ends [IP]: yes"),
     ],
 )
@@ -86,6 +96,13 @@ def test_every_wrong_check_digit_is_told():
         ("(415) 555-2671, 415-555-2671, 415.555.2671, 1-415-555-2671", "[PHONE], [PHONE], [PHONE], [PHONE]"),
         ("手机13800138000，或 138-0013-8000", "手机[PHONE]，或 [PHONE]"),
         ("电话 010-65529988 或 (0755) 26991234", "电话 [PHONE] 或 [PHONE]"),
+        ("电话（010）62345678、0571－88888888、（１３８）", "电话[PHONE]、[PHONE]、（１３８）"),
+        ("手机１３８００１３８０００，＋８６　＋８６ 138 0013 8000", "手机[PHONE]，＋８６　[PHONE]"),
+        ("(13800138000) （13800138000） (415-555-2671)", "([PHONE]) （[PHONE]） ([PHONE])"),
+        ("call 212 555 0187, 1 212 555 0187.", "call [PHONE], [PHONE]."),
+        ("+33 1 23 45 67 89, +7 9 12 345 67 89, +14155552671", "[PHONE], [PHONE], [PHONE]"),
+        ("x = +1234567890; +1 2 3 4 5 6 7 8 9; +2 3 4 5 6 7 8 9 1", None),
+        ("200 212 555 0187, 212 555 0187 300, 212 555 0187.5, 292 555 0187", None),
         ("2024-01-15 10:30:00, 1700000000, 12345678901, 20230115", None),
         ("123 456 7890 and 100-200-3000 and 1.234.567.890", None),
         ("0x13800138000 a13800138000 138001380001", None),
@@ -144,7 +161,18 @@ def test_clean_text_is_the_very_same():
 
 MAILS = ("bob@x.org", "x@", "@", "a")
 NUMBERS = ("4111111111111111", "4111-1111-1111-1111", "415-555-2671", "+49 30 901820", "13800138000", "138 0013 8000")
-OTHERS = ("8.8.8.8", "2001:4860::8888", "DE89370400440532013000", "11010519491231002X", "1", "555", "中", *" -.()/:")
+OTHERS = (
+    "8.8.8.8",
+    "2001:4860::8888",
+    "DE89370400440532013000",
+    "11010519491231002X",
+    "1",
+    "555",
+    "中",
+    *" -.()/:'（－）１",
+    "+1",
+    "://",
+)
 PIECES = st.sampled_from(MAILS + NUMBERS + OTHERS)
 
 
