@@ -75,6 +75,8 @@ class LongTexts:
         ids, lengths = np.concatenate([flat.ids for flat in flats]), np.concatenate([flat.lengths for flat in flats])
         starts = np.cumsum(lengths) - lengths
         surplus = [number for number, part in enumerate(parts) if part.surplus and lengths[number]]
+        if not surplus:
+            return Flat(ids, lengths)
         lengths[surplus] -= 1
         return Flat(np.delete(ids, starts[surplus]), lengths)
 
