@@ -32,11 +32,6 @@ def run_task(job: Job, stage: str, index: int, advance: Advance = lambda size: N
         with locked(task.folder):
             if not task.done:
                 job.stage(stage).run(job, task, advance)
-    except SystemExit as error:
-        raise DataError(
-            f"a function that task {index} of {stage} called ended the process with code {error.code}; a cleaning step "
-            "must return a document, a text or None."
-        ) from error
     except FastEncoderDiffers:
         job.distrust_fast_encoder()
         raise

@@ -254,7 +254,7 @@ def run_with_step(tmp_path: Path, name: str, workers: int) -> subprocess.Complet
 def test_a_step_that_ends_the_process_is_told(tmp_path: Path, name: str, workers: int):
     done = run_with_step(tmp_path, name, workers)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert ("ended the process with code 3" if name == "leave" else "ended with code 5 during task 0") in done.stderr
+    assert ("leave failed on document" if name == "leave" else "ended with code 5 during task 0") in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])
