@@ -1,6 +1,7 @@
 """Files written whole or not at all, and their digests."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -87,6 +88,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such thing
+            raise
     finally:
         os.close(descriptor)
 
