@@ -25,7 +25,7 @@ def data(
     """One core from jsonl to shards: plainly, and with quality rules, MinHash and exact comparison.
 
     The corpus is made of random paragraphs of the sample. Megabytes are of text, a second is one of the processor,
-    ours with the loading of the vocabulary, datatrove's without.
+    without the loading of the vocabulary on either side.
     """
     from tools.bench.data import measure_data
 
