@@ -277,7 +277,9 @@ def _tiny_weights(config: RunConfig, schedule: _Schedule) -> Iterator[Problem]:
             if Fraction(weight) * PERIOD < total:
                 place = f"data.segments.{firsts.index(first)}.weights" if first in firsts else ""
                 share = float(Fraction(weight) / total)
-                message = f"{share:g} is less than one in {PERIOD:,} samples; the source gives about that many"
+                message = (
+                    f"a share of {share:g} is less than one in {PERIOD:,} samples; the source gives about that many"
+                )
                 label = labels(config.data.sources)[number]
                 yield note(place or f"data.sources.{number}.weight", f"{label}: {message}" if place else message)
 

@@ -9,6 +9,7 @@ import orjson
 
 from data_pipeline.clean import Rejected
 from data_pipeline.config import PrepareConfig
+from data_pipeline.execute.broken import described
 from data_pipeline.execute.counts import Counts, add, count, example, observe
 from data_pipeline.execute.job import Advance
 from data_pipeline.execute.pieces import Piece
@@ -52,7 +53,7 @@ class Batch:
 
     def broken_lines(self) -> bytes:
         """One line of JSON for each record that could not be read."""
-        return b"".join(orjson.dumps(_described(record)) + b"\n" for record in self.broken)
+        return b"".join(orjson.dumps(described(record)) + b"\n" for record in self.broken)
 
 
 def batches(config: PrepareConfig, pieces: list[Piece], after: Mark | None, advance: Advance) -> Iterator[Batch]:
@@ -167,13 +168,3 @@ def _count(batch: Batch) -> None:
         add(batch.counts, {"sources": {name: {key: value for key, value in vars(seen).items() if value}}})
     add(batch.counts, {"languages": Counter(document.language or "unknown" for document in batch.documents)})
     observe(batch.counts, "bytes_of_documents", batch.sizes)
-
-
-def _described(record: Broken) -> dict[str, str | int]:
-    return {
-        "source": shown(record.source),
-        "record": record.position,
-        "offset": record.offset,
-        "reason": record.reason,
-        "begins": record.excerpt.decode(errors="backslashreplace"),
-    }

@@ -19,13 +19,13 @@ from typing import Any
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
+from data_pipeline.execute.broken import BROKEN
 from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.drivers.driver import Driver
 from data_pipeline.execute.job import Job, Stage, remove_work
 from data_pipeline.execute.pieces import cleaning_spec
 from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
 from data_pipeline.execute.stages import tokenize
-from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.stages.tokenize import tokenizer_of
 from data_pipeline.execute.stages.tokenizer import configured

@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+from data_pipeline.execute.broken import BROKEN
 from data_pipeline.execute.corpus import num_tasks
 from data_pipeline.execute.counts import Counts, merged
 from data_pipeline.execute.job import Job, work_folder
 from data_pipeline.execute.split import set_names
-from data_pipeline.execute.stages.clean import BROKEN
 from data_pipeline.execute.stages.scan import source_files
 from data_pipeline.execute.stages.shards import collect, shard_tasks
 from data_pipeline.execute.stages.tokenizer import FOLDER

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
+from data_pipeline.execute.broken import BrokenRecords
 from data_pipeline.read import Document
 
 TRAIN, VALIDATION = "train", "validation"
@@ -33,13 +34,16 @@ def _limit(fraction: float) -> Fraction:
     return Fraction(fraction) * 2**64
 
 
-def check_split(config: PrepareConfig, train: int, validation: int) -> None:
-    """DataError when a shard set would be empty, given the documents of each."""
+def check_split(config: PrepareConfig, train: int, validation: int, broken: BrokenRecords) -> None:
+    """DataError when a shard set would be empty, given the documents of each and the records that were none."""
+    unread = f" Records that could not be read: {broken.count:,}. {broken.told()}" if broken.count else ""
     if train + validation == 0:
-        raise DataError("the corpus is empty: no document with text is left; see the sources and the cleaning steps.")
+        raise DataError(
+            f"the corpus is empty: no document with text is left; see the sources and the cleaning steps.{unread}"
+        )
     if train == 0 or (config.validation_fraction and validation == 0):
         raise DataError(
             f"validation_fraction={config.validation_fraction} splits {train + validation} documents into {train} for "
             f"training and {validation} for validation; both need at least one: change the fraction or split_seed, "
-            "or add documents."
+            f"or add documents.{unread}"
         )

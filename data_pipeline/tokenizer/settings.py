@@ -10,6 +10,16 @@ ModelKind = Literal["byte_bpe", "sentencepiece_unigram", "sentencepiece_bpe", "w
 """Kinds of tokenizers that can be trained."""
 
 
+def smallest_vocab_size(model: ModelKind, num_special_tokens: int = 0) -> int:
+    """What a kind of tokenizer has before anything is learnt.
+
+    Byte BPE: the bytes and a token that ends a document. sentencepiece: the bytes, `<unk>`, `<s>`, `</s>`, the space
+    and the 94 visible characters of ASCII. WordPiece is given room for an alphabet.
+    """
+    fixed = {"byte_bpe": 257, "sentencepiece_bpe": 354, "sentencepiece_unigram": 354, "wordpiece": 257}
+    return fixed[model] + num_special_tokens
+
+
 class TrainTokenizer(Settings):
     """Train a tokenizer on the training documents."""
 
@@ -40,6 +50,9 @@ class TrainTokenizer(Settings):
             raise ValueError("special_tokens are not for model: wordpiece, which has BERT's; choose another model")
         if len(set(self.special_tokens)) < len(self.special_tokens):
             raise ValueError("special_tokens names a token twice")
+        smallest = smallest_vocab_size(self.model, len(self.special_tokens))
+        if self.vocab_size < smallest:
+            raise ValueError(f"vocab_size={self.vocab_size} is too small: {self.model} begins with {smallest} tokens")
         return self
 
 

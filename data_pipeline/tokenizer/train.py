@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from data_pipeline.errors import DataError
-from data_pipeline.tokenizer.settings import ModelKind
+from data_pipeline.tokenizer.settings import ModelKind, smallest_vocab_size
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 from data_pipeline.tokenizer.train_bpe import train_byte_bpe
 from data_pipeline.tokenizer.train_sentencepiece import train_sentencepiece
 from data_pipeline.tokenizer.train_wordpiece import train_wordpiece
 from data_pipeline.tokenizer.training_text import training_pieces
-
-SMALLEST = 257
 
 
 def train_tokenizer(
@@ -25,8 +23,9 @@ def train_tokenizer(
 
     A small corpus may give fewer. `lowercase` is for wordpiece, `special_tokens` for the others.
     """
-    if vocab_size < SMALLEST:
-        raise DataError(f"vocab_size={vocab_size} is too small: 256 bytes and a token that ends a document need 257.")
+    smallest = smallest_vocab_size(model, len(special_tokens))
+    if vocab_size < smallest:
+        raise DataError(f"vocab_size={vocab_size} is too small: {model} begins with {smallest} tokens.")
     if lowercase and model != "wordpiece":
         raise DataError(f"lowercase is for model: wordpiece; {model} keeps every byte of the text.")
     texts = training_pieces(texts)

@@ -118,11 +118,12 @@ def test_an_existing_tokenizer_and_no_validation(corpus: Path, tokenizer: Tokeni
     ("text", "part"),
     [
         (
-            '{"text": "fine"}\nnot json\n',
-            "1 of 2 records cannot be read.*bad.jsonl, record 1 .byte 17.: not valid JSON",
+            '{"id": "d", "text": "fine"}\nnot json\n',
+            "1 of 2 records cannot be read.*bad.jsonl, record 1 .byte 28.: not valid JSON",
         ),
         ("", "corpus is empty"),
         ('{"text": ""}\n', "corpus is empty"),
+        ('{"content": "x"}\n', "corpus is empty.* could not be read: 1.*set text_field"),
         ('{"text": "only one"}\n', "validation_fraction=0.2 splits 1 documents"),
     ],
 )

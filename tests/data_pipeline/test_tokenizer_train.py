@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
 from data_pipeline.tokenizer.alphabet import frequent_characters
-from data_pipeline.tokenizer.settings import TrainTokenizer
+from data_pipeline.tokenizer.settings import TrainTokenizer, smallest_vocab_size
 from tests.data_pipeline.conftest import write_jsonl
 from tests.data_pipeline.hostile import SPECIALS, hostile_texts
 from tests.data_pipeline.test_command import fails, megamodel
@@ -96,9 +96,22 @@ def test_wordpiece_in_lower_case_ignores_accents():
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_without_a_word_are_told(kind):
     try:
-        assert train_tokenizer(["", "\n"], 300, model=kind).vocab_size <= 300
+        assert train_tokenizer(["", "\n"], 400, model=kind).vocab_size <= 400
     except DataError as error:
         assert "sentencepiece cannot learn" in str(error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_smallest_vocabulary_spells_words_and_a_smaller_one_is_refused(kind):
+    special = [] if kind == "wordpiece" else ["<|a|>", "<|b|>"]
+    smallest = smallest_vocab_size(kind, len(special))
+    tokenizer = train_tokenizer(sample_texts(20, 5), smallest, model=kind, special_tokens=special)
+    text = "the nation of the people"
+    assert tokenizer.decode(tokenizer.encode_batch([text])[0]) == text
+    with pytest.raises(DataError, match=f"is too small: {kind} begins with {smallest} tokens"):
+        train_tokenizer(["text"], smallest - 1, model=kind, special_tokens=special)
+    with pytest.raises(ValueError, match=r"too small|greater than or equal to 257"):
+        TrainTokenizer(kind="train", model=kind, vocab_size=smallest - 1, special_tokens=tuple(special))
 
 
 def test_lowercase_is_refused_elsewhere():

@@ -130,7 +130,10 @@ def test_what_is_worth_knowing(told: Callable[..., dict[str, list[str]]], sets: 
     assert "data.sources.1.path: large has no weight in any segment: this run does not read it" in unread["note"]
     assert "the run's steps are 1 to 20" in " ".join(told(skip={"steps": [7, "20-21"]})["note"])
     tiny = told(segments=[segment(0, weights={"small": 1e-9, "large": 1})])["note"]
-    assert any(note.startswith("data.segments.0.weights: small: 1e-09 is less than one in 1,048,576") for note in tiny)
+    assert any(
+        note.startswith("data.segments.0.weights: small: a share of 1e-09 is less than one in 1,048,576")
+        for note in tiny
+    )
 
 
 def test_files_of_a_dropped_source_may_be_gone(told: Callable[..., dict[str, list[str]]], tiny_data: Path, sets: Path):

@@ -154,7 +154,7 @@ def test_weights_at_the_ends_of_what_a_number_holds(config, data):
     assert f"this run reads {40 / windows_of(data / 'more'):.1%} of them" in found["data.sources.1.path"]
     sources[1]["weight"] = 1e-9
     found = notes(config(data={"sources": sources}, train={"steps": 2**20}))
-    assert "1e-09 is less than one in 1,048,576 samples" in found["data.sources.1.weight"]
+    assert "a share of 1e-317 is less than one in 1,048,576 samples" in found["data.sources.1.weight"]
     assert f"this run reads {8 / windows_of(data / 'more'):.1%} of them" in found["data.sources.1.path"]
 
 

@@ -2,14 +2,12 @@
 
 from typing import BinaryIO
 
-import orjson
-
 from data_pipeline.config import PrepareConfig
 from data_pipeline.dedup.exact import exact_keys
 from data_pipeline.dedup.minhash import band_hashes
 from data_pipeline.dedup.runs import write_runs
-from data_pipeline.errors import DataError
-from data_pipeline.execute.counts import Counts, add, merged
+from data_pipeline.execute.broken import BROKEN, refuse_many_broken
+from data_pipeline.execute.counts import Counts, add
 from data_pipeline.execute.documents import Batch, batches
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import cleaning_spec, groups, spec_of
@@ -18,8 +16,6 @@ from data_pipeline.execute.store import BLOCKS, DOCUMENTS, StoreWriter
 from data_pipeline.execute.task import Task, TaskFolder, working_on
 from data_pipeline.read import Document
 
-BROKEN = "broken.jsonl"
-"""The records that could not be read, in the folder of each task that reads."""
 _KEYS, _BANDS = "keys.raw", "bands.raw"
 
 
@@ -98,26 +94,6 @@ def _finish(config: PrepareConfig, task: Task, folder: TaskFolder, result: Count
             config.execution.memory_per_worker,
         )
     folder.finish(result, remove=(_KEYS, _BANDS))
-
-
-def refuse_many_broken(job: Job, stage: str) -> None:
-    """Stop when more records than allowed could not be read, in the tasks done. DataError shows the first of them."""
-    done = [task for task in job.tasks(stage) if task.done]
-    sources = merged(task.result()["counts"] for task in done).get("sources", {}).values()
-    broken = sum(source.get("broken", 0) for source in sources)
-    records = broken + sum(source.get("documents", 0) for source in sources)
-    config = job.config
-    if broken <= config.max_broken_records or broken <= config.max_broken_fraction * records:
-        return
-    first = next(path for task in done if (path := task.folder / BROKEN).exists() and path.stat().st_size)
-    with first.open("rb") as file:
-        worst = orjson.loads(file.readline())
-    raise DataError(
-        f"{broken:,} of {records:,} records cannot be read: more than max_broken_records={config.max_broken_records} "
-        f"and max_broken_fraction={config.max_broken_fraction} allow. The first: "
-        f"{worst['source']}, record {worst['record']} (byte {worst['offset']}): {worst['reason']}. All are in "
-        f"{first.parent.parent}/*/{BROKEN}: mend the sources, or allow more."
-    )
 
 
 STAGE = Stage("clean", "cleaning", _tasks, _run, unit="bytes", check=lambda job: refuse_many_broken(job, "clean"))

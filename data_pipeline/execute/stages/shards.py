@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.execute.broken import BrokenRecords
 from data_pipeline.execute.counts import merged
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import groups
@@ -64,7 +65,9 @@ def shard_tasks(job: Job, name: str) -> list[Task]:
 def _tasks(job: Job) -> list[Task]:
     inputs = job.finished("tokenize")
     counts = merged(task.result()["counts"] for task in inputs).get("sets", {})
-    check_split(job.config, *(counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION)))
+    broken = BrokenRecords.of(job, "clean" if job.has("clean") else "tokenize")
+    train, validation = (counts.get(name, {}).get("documents", 0) for name in (TRAIN, VALIDATION))
+    check_split(job.config, train, validation, broken)
     tasks: list[Task] = []
     files = _global_numbers(job)
     dtype = dtype_for(job.finished("tokenizer")[0].result()["vocab_size"])

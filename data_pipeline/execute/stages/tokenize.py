@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.execute.broken import BROKEN, refuse_many_broken
 from data_pipeline.execute.corpus import documents_of, size_of
 from data_pipeline.execute.counts import Counts, add, observe
 from data_pipeline.execute.documents import Batch, source_name
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.pieces import cleaning_spec, groups, spec_of
 from data_pipeline.execute.split import set_of
-from data_pipeline.execute.stages.clean import BROKEN, refuse_many_broken
 from data_pipeline.execute.stages.duplicates import duplicates_spec
 from data_pipeline.execute.stages.scan import source_files
 from data_pipeline.execute.stages.tokenizer import FOLDER

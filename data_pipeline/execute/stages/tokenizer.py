@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from data_pipeline.errors import DataError
+from data_pipeline.execute.broken import BrokenRecords
 from data_pipeline.execute.corpus import documents_of, num_tasks, size_of
 from data_pipeline.execute.job import Advance, Job, Stage, inputs_digest
 from data_pipeline.execute.split import TRAIN, VALIDATION, check_split, set_of
@@ -73,12 +74,14 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
 
 def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
     seen = Counter[str]()
+    broken = BrokenRecords.of(job, "clean") if job.has("clean") else BrokenRecords()
     part = share(job)
-    chosen = (document.text for document in _training_documents(job, seen, advance) if _sampled(document, part))
+    documents = _training_documents(job, seen, broken, advance)
+    chosen = (document.text for document in documents if _sampled(document, part))
     texts = first_bytes(chosen, settings.sample_bytes)
     first = next(texts, None)
     if first is None:
-        check_split(job.config, seen[TRAIN], seen[VALIDATION])
+        check_split(job.config, seen[TRAIN], seen[VALIDATION], broken)
         raise DataError("tokenizer.sample_bytes is so small that no document is in the sample; raise it.")
     return train_tokenizer(
         chain([first], texts),
@@ -90,9 +93,11 @@ def _trained(job: Job, settings: TrainTokenizer, advance: Advance) -> Tokenizer:
     )
 
 
-def _training_documents(job: Job, seen: Counter[str], advance: Advance) -> Iterator[Document]:
+def _training_documents(job: Job, seen: Counter[str], broken: BrokenRecords, advance: Advance) -> Iterator[Document]:
+    """Yield them; notes what else was met on the way."""
     for index in range(num_tasks(job)):
         for batch in documents_of(job, index, None, advance):
+            broken.add(batch.broken)
             for document in batch.documents:
                 name = set_of(document, job.config)
                 seen[name] += 1
