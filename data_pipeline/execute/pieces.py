@@ -10,7 +10,7 @@ from data_pipeline.execute.stages.scan import SourceFile, source_files
 from data_pipeline.files import sha256_of
 from data_pipeline.read import Place, expand, is_local, shown
 
-_LARGEST, _SMALLEST, _TASKS = 2**26, 2**20, 64
+_LARGEST, _SMALLEST, _TASKS = 2**26, 2**22, 64
 
 
 @dataclass(frozen=True)
