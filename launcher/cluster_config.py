@@ -12,22 +12,21 @@ _OURS = """array chdir dependency error job-name kill-on-invalid-dep open-mode o
 """Options of sbatch that are settings here, or follow from what the jobs do."""
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[^\s\"'\\#]+", text):
-        raise ValueError("must be a name without spaces and quotes")
-    return text
+def _matching(pattern: str, meaning: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {meaning}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _time(text: str) -> str:
-    if not re.fullmatch(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}", text):
-        raise ValueError("must be minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 12:00:00 or 2-0")
-    return text
-
-
-def _memory(text: str) -> str:
-    if not re.fullmatch(r"\d+[KMGT]?", text):
-        raise ValueError("must be a number with K, M, G or T, such as 4G")
-    return text
+_NAME = _matching(r"[^\s\"'\\#]+", "a name without spaces and quotes")
+_TIME = _matching(
+    r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}",
+    "minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 12:00:00 or 2-0",
+)
+_MEMORY = _matching(r"\d+[KMGT]?", "a number with K, M, G or T, such as 4G")
 
 
 def _option(text: str) -> str:
@@ -44,7 +43,7 @@ def _digits(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, _NAME]
 """A name that Slurm knows."""
 
 
@@ -55,7 +54,7 @@ class Jobs(Settings):
     """Partition; unset: the cluster's default."""
     qos: Name | None = None
     """Quality of service; unset: the account's default."""
-    time: Annotated[str, BeforeValidator(_digits), AfterValidator(_time)] | None = None
+    time: Annotated[str, BeforeValidator(_digits), _TIME] | None = None
     """Longest time of a job: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS; unset: the partition's default."""
     options: list[Annotated[str, AfterValidator(_option)]] = Field(default=[])
     """Further options of sbatch, such as `--constraint=skylake`."""
@@ -68,7 +67,7 @@ class DataJobs(Jobs):
     """Elements of an array: so many jobs share the tasks of a stage."""
     cpus: PositiveInt = 1
     """Cores of each element; it does so many tasks at once."""
-    memory: Annotated[str, BeforeValidator(_digits), AfterValidator(_memory)] | None = "4G"
+    memory: Annotated[str, BeforeValidator(_digits), _MEMORY] | None = "4G"
     """Memory of each element, all its tasks together; unset: the partition's default."""
 
 
