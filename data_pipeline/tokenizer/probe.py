@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterable
 
+import numpy as np
+
 _WORDS = (
     "Hello, world! It's 12:30; they'll've said \"don't\".",
     "HELLO'S World'LL x'ſ ſ's I'ſ I'M i'm ’s",
@@ -56,13 +58,16 @@ def probe_texts(special: Iterable[str] = (), runs: int = 0) -> list[str]:
     ]
     draw = random.Random(0)
     texts += ["".join(draw.choices(_ALPHABET, k=_LENGTH)) for _ in range(_RANDOM)]
-    return texts + ["".join(chr(_code_point(draw)) for _ in range(_LENGTH)) for _ in range(_RANDOM)]
+    points = _code_points(draw, _RANDOM * _LENGTH)
+    return texts + [points[start : start + _LENGTH] for start in range(0, len(points), _LENGTH)]
 
 
 _AROUND = (("", ""), ("x", "y"), ("x\n", " \t"))
 
 
-def _code_point(draw: random.Random) -> int:
-    """Any plane, the lower ones more often; never a surrogate."""
-    value = draw.randrange(1 << draw.randrange(5, 21))
-    return value if value < 0xD800 or value > 0xDFFF else 0xFFFD
+def _code_points(draw: random.Random, count: int) -> str:
+    """Characters of any plane, the lower ones more often; never a surrogate."""
+    bits = np.array(draw.choices(range(5, 21), k=count), np.uint32)
+    values = np.frombuffer(draw.randbytes(4 * count), "<u4") & ((1 << bits) - 1)
+    values[(values >= 0xD800) & (values <= 0xDFFF)] = 0xFFFD
+    return values.astype("<u4").tobytes().decode("utf-32-le")
