@@ -20,8 +20,9 @@ _BROKEN = ("锟斤拷", "烫烫烫", "屯屯屯")
 class Chinese(StepSettings):
     """Rules for Chinese text, simplified or traditional; a rule whose threshold is null is off.
 
-    In a corpus of several languages give `languages: [zh]`. The shares are of the characters that are not white space.
-    The thresholds are our own: what FineWeb and Gopher ask of English, with about 1.6 characters to a word.
+    In a corpus of several languages give `languages: [zh]`. The shares are of the characters that are not white space,
+    those of n-grams of all. The thresholds are our own: what FineWeb and Gopher ask of English,
+    with about 1.6 characters to a word.
     """
 
     step: Literal["chinese"]

@@ -74,14 +74,15 @@ def _groups(grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _top(view: View, repeated: Repeated) -> int:
-    """Characters in the commonest n-gram (the first of them, in a tie), its units set apart by a space."""
+    """Characters in the commonest n-gram (the first of them, in a tie), with one between units that are not joined:
+    words have a space there, Chinese has none."""
     counts = np.bincount(repeated.groups)
     of_each = counts[repeated.groups]
     most = int(of_each.max())
     first = int(repeated.places[np.argmax(of_each == most)])
     starts, ends = view.spans
-    length = int((ends[first : first + repeated.n] - starts[first : first + repeated.n]).sum()) + repeated.n - 1
-    return most * length
+    starts, ends = starts[first : first + repeated.n], ends[first : first + repeated.n]
+    return most * int((ends - starts).sum() + np.count_nonzero(starts[1:] > ends[:-1]))
 
 
 def _covered(view: View, repeated: Repeated) -> int:

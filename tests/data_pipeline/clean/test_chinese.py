@@ -10,10 +10,11 @@ NEWS = (
     "不少市民表示，家门口的小公园让散步和锻炼都方便了许多，孩子们也多了玩耍的地方。\n"
     "相关负责人说，下一步将重点改善老旧小区的环境，并听取居民的意见和建议。"
 )
+ZITHER = "白居易\n今夜調琴忽有情，欲彈惆悵憶崔卿。\n何人解愛中徽上，秋思頭邊八九聲。\n夜調琴憶崔少卿"
 POEM = "靜夜思\n床前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。"
 
 
-@pytest.mark.parametrize("text", [NEWS, POEM])
+@pytest.mark.parametrize("text", [NEWS, POEM, ZITHER])
 def test_chinese_passes_its_own_rules_and_would_not_pass_those_for_english(text):
     assert reason(text, "chinese") is None
     assert reason(text, "chinese", "zh", languages=["zh"]) is None
@@ -41,6 +42,8 @@ def test_chinese_passes_its_own_rules_and_would_not_pass_those_for_english(text)
         ),
         ("哈哈哈哈哈哈哈哈，真是太好笑的一件事情。", {}, "one character is more than 0.2"),
         ("买房卖房找我们，" * 4 + "一家老店的广告还有别的文字在这里说些什么呢。", {}, "in one 3-gram"),
+        (ZITHER, {"max_top_ngram": {3: 0.133}}, "in one 3-gram"),
+        (ZITHER, {"max_top_ngram": {3: 0.134}}, None),
         (NEWS + NEWS[:90], {}, "in duplicate 8-grams"),
         (NEWS + "锟斤拷锟斤拷", {}, "broken beyond repair"),
         (NEWS + "锟斤拷", {"broken": False}, None),
