@@ -14,7 +14,7 @@ class Cleaner:
     """All steps as one: a document becomes a cleaner one, or is rejected by the first step that finds a reason."""
 
     def __init__(self, steps: Sequence[StepSettings]) -> None:
-        self.names = _names(steps)
+        self.names = step_names(steps)
         """[steps] What each is called in reports; the second of a kind is `length 2`."""
         self.seconds = [0.0] * len(steps)
         """[steps] Time spent in each so far."""
@@ -50,7 +50,8 @@ class Cleaner:
             document = result
 
 
-def _names(steps: Sequence[StepSettings]) -> list[str]:
+def step_names(steps: Sequence[StepSettings]) -> list[str]:
+    """[steps] What each is called in reports; the second of a kind is `length 2`."""
     names: list[str] = []
     for step in steps:
         count = sum(before.name == step.name for before in steps[: len(names)])

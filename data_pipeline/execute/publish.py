@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from data_pipeline.clean.cleaner import step_names
 from data_pipeline.execute.broken import BROKEN
 from data_pipeline.execute.corpus import num_tasks
 from data_pipeline.execute.counts import Counts, merged
@@ -66,7 +67,7 @@ def counts_of(job: Job) -> Counts:
     """All that was counted in all stages: the same for the same sources and settings."""
     stages = [stage for stage in ("clean", "tokenize") if job.has(stage)]
     counts = merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
-    return {**counts, "steps": [step.name for step in job.config.clean]}
+    return {**counts, "steps": step_names(job.config.clean)}
 
 
 def _manifest(job: Job, name: str, counts: Counts) -> Manifest:

@@ -134,16 +134,18 @@ def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
         "".join(json.dumps({"id": f"<img src=x>{n}", "text": evil}) + "\n" for n in range(3))
         + json.dumps({"text": "A real document of some words, long enough to stay. " * 9})
         + "\n"
+        + json.dumps({"text": "1234 " * 99})
     )
     config = {
         "out": tmp_path / "out",
         "sources": [{"kind": "files", "name": "<b>name", "files": [str(tmp_path / "a.jsonl")]}],
-        "clean": [{"step": "length", "min_units": 50}],
+        "clean": [{"step": "length", "min_units": 2}, {"step": "length", "min_units": 50}, {"step": "characters"}],
         "tokenizer": {"kind": "train", "vocab_size": 300},
         "validation_fraction": 0,
     }
     text = prepare(PrepareConfig.model_validate(config)).report.read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script" not in text and "<img" not in text and "<b>name" not in text
+    assert text.index(">pass length 2<") < text.index(">pass characters<")
 
 
 def test_a_step_that_could_never_apply_is_refused():
