@@ -44,6 +44,8 @@ class DryRun:
     """What all steps did to the sample."""
 
     documents: int = 0
+    empty: int = 0
+    """Documents without text: no step sees them."""
     kept: int = 0
     characters: int = 0
     """Before cleaning."""
@@ -70,6 +72,9 @@ def dry_run(
     for document in documents:
         run.documents += 1
         run.characters += len(document.text)
+        if not document.text:
+            run.empty += 1
+            continue
         result = _clean(run.steps, cleaner, document, examples, last[1] if last else None)
         if isinstance(result, Document):
             run.kept += 1

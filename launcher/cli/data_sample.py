@@ -43,6 +43,8 @@ def _summary(run: "DryRun") -> str:
     languages = ", ".join(f"{name} {number:,}" for name, number in sorted(run.languages.items()))
     share = run.kept_characters / run.characters if run.characters else 0
     kept = f"{run.kept:,} of {run.documents:,} documents and {share:.1%} of the characters stay"
+    if run.empty:
+        kept += f", {run.empty:,} hold no text"
     return f"{kept} ({languages})" if languages else kept
 
 

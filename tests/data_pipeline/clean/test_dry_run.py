@@ -2,11 +2,16 @@
 
 import json
 
+import pytest
+
 from data_pipeline.clean.dry_run import Example, dry_run
 from data_pipeline.clean.step import Rejected
+from data_pipeline.config import PrepareConfig
+from data_pipeline.errors import DataError
 from data_pipeline.read import Document
 from tests.data_pipeline.clean.steps import document, settings
 from tests.data_pipeline.test_command import megamodel
+from tools.inspect.cleaning import clean_sample
 
 STEPS = [settings("whitespace"), settings("length", min_characters=5, max_characters=9), settings("control")]
 
@@ -54,6 +59,20 @@ clean:
 decontaminate: {files: [evaluation.txt], ngram: 6, shortest: 6}
 tokenizer: {kind: train, vocab_size: 300}
 """
+
+
+def test_documents_without_text_are_counted_apart():
+    run = dry_run(STEPS, documents("", " ", "fine text"))
+    assert (run.documents, run.empty, run.kept) == (3, 1, 1)
+    assert run.steps[0].seen == 2 and run.steps[0].rejected == {"empty": 1}
+
+
+def test_a_sample_in_which_nothing_is_readable_says_why(tmp_path):
+    (tmp_path / "a.csv").write_text("id;text\n1;words\n")
+    sources = [{"kind": "files", "files": [str(tmp_path / "a.csv")]}]
+    config = {"out": tmp_path / "out", "sources": sources, "tokenizer": {"kind": "train", "vocab_size": 300}}
+    with pytest.raises(DataError, match=r"a\.csv, record 0: .*fields here: id;text"):
+        clean_sample(PrepareConfig.model_validate(config), 10)
 
 
 def test_the_command(tmp_path):
