@@ -1,12 +1,12 @@
 """HTML to its main text."""
 
 import re
+from dataclasses import replace
 from typing import Literal
 
-from data_pipeline.clean.step import Step, StepSettings, with_text
+from data_pipeline.clean.step import Step, StepSettings
 from data_pipeline.read import Document
 
-_FILES = re.compile(r"\.(?:x?html?|warc)(?:\.(?:gz|zst))?$", re.IGNORECASE)
 _BEGINNING = re.compile(
     r"\s*(?:<\?xml[^>]{,200}>\s*|<!--.{,500}?-->\s*){,3}"
     r"<(?:!doctype\s+html|html|head|body|title|meta|article|section|main|div|table|p|h1|ul|ol)\b[^<]*>",
@@ -21,7 +21,7 @@ _DEEP = 500
 class Html(StepSettings):
     """Takes a page's main text out of its HTML with resiliparse (Bevendorff et al. 2018); other documents stay.
 
-    HTML is what comes from .html and .warc files, and what begins like a page.
+    HTML is what comes from .html files, what a .warc file calls so, and what begins like a page.
     """
 
     step: Literal["html"]
@@ -44,8 +44,8 @@ class Html(StepSettings):
 
         def step(document: Document) -> Document:
             text = document.text
-            if self.always or is_html(text) or ("<" in text and _FILES.search(document.source)):
-                return with_text(document, self._extract(text))
+            if self.always or is_html(text) or (document.is_html and "<" in text):
+                return replace(document, text=self._extract(text), is_html=False)
             return document
 
         return step

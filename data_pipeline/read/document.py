@@ -21,6 +21,8 @@ class Document:
     """Byte at which the record starts in the (uncompressed) file; 0 where the format has no such thing."""
     language: str | None = None
     """Its language (en, zh, ...), where the source's settings or a step say it."""
+    is_html: bool = False
+    """Whether the text is a page's source, as its file or its record in a crawl says."""
 
     @property
     def identity(self) -> str:

@@ -25,7 +25,7 @@ def read(file: Input, start: Place, end: int | None) -> Iterator[Document | Brok
     try:
         data = whole(file)
         text = decode(data, file.encoding) if file.encoding else decode_page(data)
-        yield file.document({file.text_field: text}, 0)
+        yield file.document({file.text_field: text}, 0, is_html=True)
     except (Damaged, ValueError) as error:
         yield file.broken(0, 0, str(error))
 

@@ -56,12 +56,14 @@ class Input:
         """`.gz`, `.zst` or nothing."""
         return compression_of(self.path)
 
-    def document(self, record: Any, position: int, offset: int = 0, origin: bytes = b"") -> Document | Broken:
+    def document(
+        self, record: Any, position: int, offset: int = 0, origin: bytes = b"", is_html: bool = False
+    ) -> Document | Broken:
         """Turn a record, made of the bytes `origin`, into a document, or say what is wrong with it."""
         if type(record) is dict and type(text := record.get(self.text_field)) is str and len(text) <= LIMIT:
             identity = record.get(self.id_field)
             name = None if identity is None else str(identity)
-            return Document(text, self.name, position, name, offset, self.language)
+            return Document(text, self.name, position, name, offset, self.language, is_html)
         return self.broken(position, offset, _no_document(record, self.text_field), origin)
 
     def broken(self, position: int, offset: int, reason: str, excerpt: bytes = b"") -> Broken:

@@ -77,8 +77,8 @@ PAGE = "<html><head><title>題</title></head><body>古詩 and text</body></html>
 def crawl() -> bytes:
     """The kinds of records and of content that crawlers write."""
     chunked = (
-        b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PAGE.encode()[:20], PAGE.encode()[20:]))
-        + b"0\r\n\r\n"
+        b"".join(b"%x;name=value\r\n%s\r\n" % (len(part), part) for part in (PAGE.encode()[:20], PAGE.encode()[20:]))
+        + b"0\r\nTrailer: field\r\n\r\n"
     )
     return b"".join(
         [
@@ -92,6 +92,8 @@ def crawl() -> bytes:
             warc_record(7, PAGE.encode(), "resource", content_type="text/html"),
             warc_record(8, b"\x89PNG", content_type="image/png"),
             warc_record(9, PAGE.encode(), head="Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
+            warc_record(10, zlib.compress(PAGE.encode())[2:-4], head="Content-Encoding: deflate\r\n"),
+            warc_record(11, PAGE.encode(), head="Content-Encoding: deflate\r\n"),
         ]
     )
 

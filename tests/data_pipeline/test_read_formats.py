@@ -140,7 +140,7 @@ def test_pages_of_a_crawl(tmp_path: Path):
     path = tmp_path / "a.warc"
     path.write_bytes(crawl())
     documents = items(path)
-    assert [(d.position, d.id) for d in documents] == [(n, f"id-{n}") for n in (1, 2, 3, 4, 6, 7, 9)]
+    assert [(d.position, d.id) for d in documents] == [(n, f"id-{n}") for n in (1, 2, 3, 4, 6, 7, 9, 10, 11)]
     assert {d.text for d in documents} == {PAGE}
     assert items(path, Place(documents[3].position, documents[3].offset)) == documents[3:]
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from data_pipeline.clean import Cleaner, Rejected
 from data_pipeline.clean.encoding import gate
+from data_pipeline.read import read_documents
 from tests.data_pipeline.clean.steps import clean, document, reason, settings
+from tests.data_pipeline.read_samples import warc_record
 
 ODD = st.text(
     st.one_of(
@@ -138,12 +140,18 @@ def test_other_text_is_left_alone(text):
     assert clean(text, "html") == text
 
 
-def test_files_of_pages_are_html_whatever_they_begin_with():
+def test_files_of_pages_are_html_whatever_they_begin_with(tmp_path):
     fragment = "Hello <b>you</b> there"
     cleaner = Cleaner([settings("html")])
     assert cleaner(document(fragment)) == document(fragment)
-    for source in ("a/b.html", "x.HTM.gz", "https://y.org/z.warc.gz"):
-        assert cleaner(document(fragment, source=source)).text == "Hello you there"
+    (tmp_path / "a.warc").write_bytes(warc_record(0, fragment.encode()))
+    (tmp_path / "b.HTM").write_text(fragment)
+    for path in tmp_path.iterdir():
+        (page,) = read_documents([path])
+        assert cleaner(page).text == "Hello you there"
+    (tmp_path / "a.warc").write_bytes(warc_record(0, b"if a <b:\n  c", content_type="text/plain"))
+    (plain,) = read_documents([tmp_path / "a.warc"])
+    assert cleaner(plain).text == "if a <b:\n  c"
     assert clean(fragment, "html", always=True) == "Hello you there"
     assert reason("<html><body><script>x()</script></body></html>", "html") == "empty"
     assert clean("<html><body><p>half \ud800 pair</p></body></html>", "html") == "half ? pair"
