@@ -161,7 +161,11 @@ class _Checked(_Raw):
             return super().readinto(buffer)
         except (EOFError, OSError, zlib.error) as error:
             if is_damage(error):
-                raise Damaged(f"the compressed file is damaged or cut short ({error}); fetch it again") from error
+                if "requires too much memory" in str(error):
+                    problem = f"its `zstd --long` is of more than {LIMIT >> 20} MiB; compress it again without"
+                else:
+                    problem = f"the compressed file is damaged or cut short ({error}); fetch it again"
+                raise Damaged(problem) from error
             raise
 
 

@@ -156,6 +156,13 @@ def test_bad_rows_of_parquet(tmp_path: Path):
     assert outcome(path) == ["!0@0 field 'text' holds int, not text"]
 
 
+def test_a_window_that_needs_too_much_memory_is_no_damage(tmp_path: Path):
+    """A frame's head that asks for 1 GiB, and a block of 3 bytes as they are."""
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0" + b"\x19\x00\x00{}\n")
+    (told,) = outcome(tmp_path / "a.jsonl.zst")
+    assert "`zstd --long`" in told and "cut short" not in told
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.html", "a.jsonl", "a.csv", "a.warc", "a.json", "a.parquet"])
 def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path, name: str):
     path = tmp_path / name
