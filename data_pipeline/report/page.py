@@ -152,7 +152,7 @@ def _duplicates(counts: Counts) -> Iterator[str]:
 def _languages(counts: Counts) -> Iterator[str]:
     languages = counts.get("languages", {})
     total = sum(languages.values())
-    yield "<h2>Languages</h2>"
+    yield "<h2>Languages</h2><p>Of the documents that pass cleaning; bytes a token of those in the shards.</p>"
     rows = []
     for language in sorted(languages, key=lambda name: -languages[name]):
         out = counts.get("by_language", {}).get(language, {})
@@ -163,10 +163,13 @@ def _languages(counts: Counts) -> Iterator[str]:
 
 
 def _lengths(counts: Counts) -> Iterator[str]:
-    for key, what in (("bytes_of_documents", "Length in bytes"), ("tokens_of_documents", "Length in tokens")):
+    for key, what, which in (
+        ("bytes_of_documents", "Length in bytes", "Documents that pass cleaning"),
+        ("tokens_of_documents", "Length in tokens", "Documents in the shards"),
+    ):
         found = counts.get(key, [])
         if found:
-            yield f"<h2>{what}</h2><p>Documents by length; a column begins at the number below it.</p>"
+            yield f"<h2>{what}</h2><p>{which}, by length; a column begins at the number below it.</p>"
             yield html.histogram(found, _labels(found))
 
 

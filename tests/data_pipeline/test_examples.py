@@ -125,7 +125,12 @@ def test_the_page_tells_everything_and_fetches_nothing(crawl: tuple[Path, Prepar
         assert part in text
     for reason, number in counts["rejected"].items():
         assert reason.split(": ")[0] in text and f">{number}<" in text
-    assert "Length in tokens" in text and "bytes a token" in text
+    # One page is a duplicate: it has a language and a length in bytes, and is in no shard.
+    passing, kept = sum(counts["languages"].values()), sum(manifest.num_documents for manifest in done.sets.values())
+    assert passing == sum(counts["bytes_of_documents"]) == kept + 1 == sum(counts["tokens_of_documents"]) + 1
+    assert "<h2>Languages</h2><p>Of the documents that pass cleaning" in text
+    assert "Length in bytes</h2><p>Documents that pass cleaning" in text
+    assert "Length in tokens</h2><p>Documents in the shards" in text and "bytes a token" in text
 
 
 def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
