@@ -8,6 +8,7 @@ from data_pipeline.clean.cleaner import step_names
 from data_pipeline.execute.broken import BROKEN
 from data_pipeline.execute.corpus import num_tasks
 from data_pipeline.execute.counts import Counts, merged
+from data_pipeline.execute.documents import source_name
 from data_pipeline.execute.job import Job, work_folder
 from data_pipeline.execute.split import set_names
 from data_pipeline.execute.stages.scan import source_files
@@ -67,7 +68,9 @@ def counts_of(job: Job) -> Counts:
     """All that was counted in all stages: the same for the same sources and settings."""
     stages = [stage for stage in ("clean", "tokenize") if job.has(stage)]
     counts = merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
-    return {**counts, "steps": step_names(job.config.clean)}
+    names = [source_name(job.config, number) for number in range(len(job.config.sources))]
+    sources = {name: counts.get("sources", {}).get(name, {}) for name in names}  # also one that held nothing
+    return {**counts, "sources": sources, "steps": step_names(job.config.clean)}
 
 
 def _manifest(job: Job, name: str, counts: Counts) -> Manifest:

@@ -141,15 +141,20 @@ def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
         + "\n"
         + json.dumps({"text": "1234 " * 99})
     )
+    (tmp_path / "b.jsonl").touch()
     config = {
         "out": tmp_path / "out",
-        "sources": [{"kind": "files", "name": "<b>name", "files": [str(tmp_path / "a.jsonl")]}],
+        "sources": [
+            {"kind": "files", "name": "without a document", "files": [str(tmp_path / "b.jsonl")]},
+            {"kind": "files", "name": "<b>name", "files": [str(tmp_path / "a.jsonl")]},
+        ],
         "clean": [{"step": "length", "min_units": 2}, {"step": "length", "min_units": 50}, {"step": "characters"}],
         "tokenizer": {"kind": "train", "vocab_size": 300},
         "validation_fraction": 0,
     }
     text = prepare(PrepareConfig.model_validate(config)).report.read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script" not in text and "<img" not in text and "<b>name" not in text
+    assert 0 < text.find(">without a document<") < text.index("&lt;b&gt;name")
     assert text.index(">pass length 2<") < text.index(">pass characters<")
 
 
