@@ -11,10 +11,13 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 _SECONDS = 10.0
 
@@ -31,9 +34,20 @@ def progress(what: str, total: int, unit: str = "bytes") -> Iterator[Callable[[i
 
 
 def _bar(unit: str) -> Progress:
-    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), _Rate(unit))
     columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+class _Rate(ProgressColumn):
+    """What is counted, and how many of them a second as soon as that is known."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self._unit} {task.speed:.1f}/s" if task.speed else self._unit)
 
 
 class _Lines:
