@@ -39,7 +39,8 @@ def check_split(config: PrepareConfig, train: int, validation: int, broken: Brok
     unread = f" Records that could not be read: {broken.count:,}. {broken.told()}" if broken.count else ""
     if train + validation == 0:
         raise DataError(
-            f"the corpus is empty: no document with text is left; see the sources and the cleaning steps.{unread}"
+            "the corpus is empty: no document with text is left; see the sources, and with `--sample 1000` what the "
+            f"cleaning steps reject.{unread}"
         )
     if train == 0 or (config.validation_fraction and validation == 0):
         raise DataError(
