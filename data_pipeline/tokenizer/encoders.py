@@ -47,6 +47,9 @@ class HuggingFaceEncoder:
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        model = self.tokenizer.model
+        if isinstance(model, tokenizers.models.BPE):
+            model.dropout = None  # leaves merges out at random, other ones each time
 
     def encode(self, texts: Sequence[str]) -> Flat:
         """2 to 5 MB of text a second and core, about 100 bytes of memory for each byte of text in the batch."""

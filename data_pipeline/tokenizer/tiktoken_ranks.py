@@ -10,6 +10,7 @@ tiktoken's look-up of whole words.
 import base64
 import binascii
 import json
+import re
 from typing import Any, NamedTuple
 
 from data_pipeline.errors import DataError
@@ -63,6 +64,8 @@ _TEKKEN += ["[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", 
 _TEKKEN += ["[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"]
 """The first special tokens of files that do not list them."""
 _MOST_SPECIAL = 1 << 16
+_POSSESSIVE = re.compile(r"(\\[pP]\{\^?\w+\}|\\.|\[[^][]+\]|[^\\()\[\]{}])(\{\d*,?\d*\})\+")
+"""A character or a class of them, repeated so and so often, with a plus behind."""
 
 
 def is_ranks(data: bytes) -> bool:
@@ -182,10 +185,18 @@ def bpe_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> 
 
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    """Words by the pattern, bytes as letters. GPT-2's pattern is built in, and faster when named so."""
+    """Words by the pattern, bytes as letters. GPT-2's pattern is built in, and faster when named so.
+
+    tiktoken never gives back what `{1,3}+` took; Oniguruma, behind `tokenizers`, takes that for any number of `{1,3}`.
+    """
     if pattern == GPT2:
         return _byte_level(use_regex=True)
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    regex = _POSSESSIVE.sub(r"(?>\1\2)", pattern)
+    if re.search(r"[^\\]\{\d*,?\d*\}\+", regex):
+        raise DataError(
+            f"the pattern repeats a group possessively, which `tokenizers` cannot: write (?>...) in {pattern}"
+        )
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
 
 

@@ -99,9 +99,9 @@ class Tokenizer:
         """
         try:
             return self._encoder.encode(texts)
-        except MemoryError:
+        except (MemoryError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # the libraries have none of their own
+        except BaseException as error:  # the libraries have none of their own, and some panic
             repaired = [_SURROGATE.sub("\ufffd", text) for text in texts]
             if repaired != list(texts):
                 return self.encode_flat(repaired)

@@ -19,6 +19,8 @@ from tests.data_pipeline.test_command import fails, megamodel
 from tests.data_pipeline.trained import json_of, sample_texts, saved, small_tokenizer
 
 TEXTS = [*sample_texts(10, 10), *hostile_texts(1500, seed=3), "a qzxjkv qzxjkvs", "so I'ſ I's"]
+POSSESSIVE = r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+"""As tiktoken writes cl100k's today, without the contractions."""
 
 
 def small_ranks() -> dict[bytes, int]:
@@ -56,7 +58,7 @@ def equal_ids(tokenizer: Tokenizer, expected: list[list[int]]) -> None:
         assert ids.tolist() == theirs, text
 
 
-@pytest.mark.parametrize("pattern", [GPT2, CL100K, O200K, r"\p{L}+|\P{L}"])
+@pytest.mark.parametrize("pattern", [GPT2, CL100K, O200K, r"\p{L}+|\P{L}", POSSESSIVE])
 @pytest.mark.parametrize("fast", [True, False])
 def test_ranks_give_tiktokens_ids(pattern: str, fast: bool, tmp_path: Path):
     tiktoken = pytest.importorskip("tiktoken")
@@ -206,9 +208,36 @@ def test_ranks_are_not_taken_for_others(tmp_path: Path):
         Tokenizer.load(ranks_file(tmp_path / "x.tiktoken"), pattern="p50k")
     with pytest.raises(DataError, match="set `eos_token`"):
         Tokenizer.load(tmp_path / "x.tiktoken", pattern=CL100K)
+    with pytest.raises(DataError, match="possessively"):
+        Tokenizer.load(tmp_path / "x.tiktoken", pattern=r"(a|b){1,3}+|.", eos_token="<|endoftext|>")
     with pytest.raises(DataError, match="several tokenizers"):
         shutil.copy(tmp_path / "x.tiktoken", tmp_path / "y.tiktoken")
         Tokenizer.load(tmp_path)
+
+
+def test_dropout_drops_nothing(tmp_path: Path):
+    """It leaves merges out at random, which is for the training of a model that sees its text many times."""
+    folder = saved("byte_bpe", tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    content["model"]["dropout"] = 0.5
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    for fast in (True, False):
+        equal_ids(
+            Tokenizer.load(folder, fast=fast), [i.tolist() for i in small_tokenizer("byte_bpe").encode_batch(TEXTS)]
+        )
+
+
+def test_a_library_that_panics_is_a_sentence():
+    """`tokenizers` does where the spaces that two added tokens take away overlap."""
+    added = [{"id": index, "content": text, **flags} for index, (text, flags) in enumerate(_PANICKING.items(), 600)]
+    content = json.loads(small_tokenizer("byte_bpe").to_json() or b"")
+    content["added_tokens"] += [entry | {"single_word": False, "normalized": True, "special": False} for entry in added]
+    tokenizer = Tokenizer(json.dumps(content).encode(), {"eos_token": "<|endoftext|>"})
+    with pytest.raises(DataError, match="tokenizers cannot encode a text"):
+        tokenizer.encode_batch(["  \n\n\u1680"])
+
+
+_PANICKING = {"  ": {"lstrip": False, "rstrip": True}, "\n\n": {"lstrip": True, "rstrip": False}}
 
 
 def test_damaged_files_never_give_a_traceback(tmp_path: Path):
