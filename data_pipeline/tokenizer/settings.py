@@ -50,6 +50,12 @@ class TrainTokenizer(Settings):
             raise ValueError("special_tokens are not for model: wordpiece, which has BERT's; choose another model")
         if len(set(self.special_tokens)) < len(self.special_tokens):
             raise ValueError("special_tokens names a token twice")
+        for token in self.special_tokens:
+            if len(token) < 2 or not token.isprintable() or any("\x80" <= c < "\u0144" for c in token):
+                raise ValueError(
+                    f"special_tokens: {token!r} is too like text, or how byte_bpe spells it: take several printable "
+                    "characters, none from U+0080 to U+0143, such as <|name|>"
+                )
         smallest = smallest_vocab_size(self.model, len(self.special_tokens))
         if self.vocab_size < smallest:
             raise ValueError(f"vocab_size={self.vocab_size} is too small: {self.model} begins with {smallest} tokens")

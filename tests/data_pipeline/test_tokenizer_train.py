@@ -121,6 +121,12 @@ def test_lowercase_is_refused_elsewhere():
         TrainTokenizer(kind="train", vocab_size=300, lowercase=True)
 
 
+@pytest.mark.parametrize("token", ["a", "\u0120the", "\u00c3\u00a9", "\u2581", "\n\n"])
+def test_special_tokens_that_text_would_become_are_refused(token: str):
+    with pytest.raises(ValueError, match="too like text"):
+        TrainTokenizer(kind="train", vocab_size=1000, special_tokens=(token,))
+
+
 def test_the_command_trains_each_kind(tmp_path: Path):
     corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in sample_texts(20, 5)])
     arguments = ("data", "train-tokenizer", corpus, "--vocab-size", 600, "--out")
