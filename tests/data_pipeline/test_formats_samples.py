@@ -13,7 +13,7 @@ import zstandard
 
 from data_pipeline.errors import DataError
 from data_pipeline.read import read_documents
-from data_pipeline.shards import ShardSet, verify
+from data_pipeline.shards import ShardSet, boundaries, verify
 from data_pipeline.shards.foreign import bring_in, find, send_out
 from data_pipeline.tokenizer import Tokenizer
 from tests.data_pipeline import foreign_files as foreign
@@ -130,6 +130,9 @@ def test_the_column_is_named_or_plain(samples, tokenizer: Tokenizer, tmp_path: P
 
 
 def test_what_does_not_fit_is_a_sentence(samples, tokenizer: Tokenizer, tmp_path: Path):
+    for wrong in (b"[1.5, 2]", b'["7"]', b"[true]", b"0.5"):
+        with pytest.raises(DataError, match=r"sample 0 holds .*; ids are integers"):
+            check(foreign.mds([wrong], "json"), samples, tokenizer, tmp_path / "in")
     arrays = [foreign.mds_array(ids.astype("uint16")) for ids in [*samples, np.array([700])]]
     with pytest.raises(DataError, match=r"shard\.00000\.mds: sample 20 has the id 700, the tokenizer has 600 ids"):
         check(foreign.mds(arrays, "ndarray:uint16"), samples, tokenizer, tmp_path / "in")
@@ -169,6 +172,15 @@ def test_what_is_exported_comes_back_the_same(shards: ShardSet, tokenizer: Token
     assert len(documents_of(done.prefix)) == shards.num_documents
     with pytest.raises(DataError, match="is there already"):
         send_out(shards, tmp_path / "out", format)
+
+
+def test_documents_without_tokens_are_not_exported(tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
+    """Wherever they stand in the blocks in which boundaries are read."""
+    files = foreign.datatrove([np.arange(n) for n in (0, 3, 0, 0, 5, 0)])
+    shards = ShardSet.open(bring_in(find(foreign.write(tmp_path / "in", files)), tokenizer).prefix)
+    for block in range(1, 7):
+        monkeypatch.setattr(boundaries, "_BLOCK", block)
+        assert send_out(shards, tmp_path / f"out-{block}", "mds") == 2
 
 
 def test_an_exported_file_is_what_its_index_says(shards: ShardSet, tmp_path: Path):

@@ -79,12 +79,13 @@ def _batches(shards: ShardSet, file_bytes: int) -> Iterator[Batch]:
 
 def _ends(shards: ShardSet) -> Iterator[np.ndarray]:
     """Yield where documents with tokens end, in the set's tokens, a million at a time."""
-    before = 0
+    before = last = 0
     for number, record in enumerate(shards.manifest.shards):
         boundaries = shards.boundaries(number)
         wrong = boundaries.problem(record.num_tokens)
         if wrong:
             raise DataError(wrong)
         for _, ends in boundaries.in_blocks():
-            yield np.unique(ends[ends > 0] + before)
+            yield np.unique(ends[ends + before > last] + before)
+            last = before + int(ends[-1])
         before += record.num_tokens
