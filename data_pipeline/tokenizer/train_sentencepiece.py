@@ -6,6 +6,7 @@ bytes.
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 from data_pipeline.errors import DataError
@@ -16,8 +17,9 @@ from data_pipeline.tokenizer.tokenizer import Tokenizer
 EOS = "</s>"
 _LINE = 4096
 """Characters of a line of training text; sentencepiece learns from lines."""
-_ASCII = "".join(map(chr, range(0x21, 0x7F)))
-"""Always in the vocabulary: what a corpus without, say, `<` would leave to bytes."""
+_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+"""Always in the vocabulary: what a corpus without, say, `<` would leave to bytes. The bytes of a space would not come
+back as one: sentencepiece spells it U+2581."""
 _FIXED = 3 + 256 + len(_ASCII)
 """`<unk>`, `<s>`, `</s>`, the bytes and those."""
 
@@ -37,18 +39,17 @@ def train_sentencepiece(
 
     held = list(texts)
     room = vocab_size - len(special_tokens) - _FIXED
-    _, rare = frequent_characters(held, max(1, room // 2))
+    _, rare = frequent_characters(held, room // 2)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(held, rare),
+            sentence_iterator=chain(_ASCII, _lines(held, {*rare} - {*_ASCII})),
             model_writer=model,
             model_type=algorithm,
             vocab_size=vocab_size,
             control_symbols=list(special_tokens),
             hard_vocab_limit=False,
             character_coverage=1.0,
-            required_chars=_ASCII,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
