@@ -153,9 +153,10 @@ def _beside(file: Path) -> dict[str, Any] | None:
     path = file.with_name(_CONFIG)
     try:
         content = json.loads(path.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # as it is saved: an escape may spell half a character
     except OSError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); make it again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged: it holds no settings; make it again.")

@@ -74,6 +74,8 @@ def test_the_byte_table_of_a_tokenizer_that_is_not_byte_level():
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "cannot read tokenizer_config.json"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"version": '), "damaged"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{}"), "eos_token"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[" * 10**5), "config.json is damaged"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text(r'{"x": "\ud800"}'), "config.json is damaged"),
     ],
 )
 def test_a_damaged_folder_is_said_so(tokenizer: Tokenizer, tmp_path: Path, damage, part: str):
