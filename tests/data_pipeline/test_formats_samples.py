@@ -133,6 +133,13 @@ def test_what_does_not_fit_is_a_sentence(samples, tokenizer: Tokenizer, tmp_path
     for wrong in (b"[1.5, 2]", b'["7"]', b"[true]", b"0.5"):
         with pytest.raises(DataError, match=r"sample 0 holds .*; ids are integers"):
             check(foreign.mds([wrong], "json"), samples, tokenizer, tmp_path / "in")
+    lying = foreign.mds([foreign.mds_array(np.arange(5, dtype="uint16"))[:-2]], "ndarray:uint16")
+    with pytest.raises(DataError, match=r"sample 0 is damaged \(its shape is \[5\], it has 4 values"):
+        check(lying, samples, tokenizer, tmp_path / "in")
+    shaped = foreign.litdata_tokens([np.array([20, 1, 5, 0, 7, 7])], ">u4")
+    shaped["index.json"] = shaped["index.json"].replace(b"no_header_tensor:20", b"tensor")
+    with pytest.raises(DataError, match=r"sample 0 is damaged \(its shape is \[5\], it has 6 values"):
+        check(shaped, samples, tokenizer, tmp_path / "lit")
     arrays = [foreign.mds_array(ids.astype("uint16")) for ids in [*samples, np.array([700])]]
     with pytest.raises(DataError, match=r"shard\.00000\.mds: sample 20 has the id 700, the tokenizer has 600 ids"):
         check(foreign.mds(arrays, "ndarray:uint16"), samples, tokenizer, tmp_path / "in")

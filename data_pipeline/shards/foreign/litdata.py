@@ -25,6 +25,7 @@ from data_pipeline.shards.foreign.samples import (
     check_offsets,
     choose,
     decoded,
+    of_shape,
     raw_ids,
     refused,
     short,
@@ -195,4 +196,7 @@ def _shaped(data: memoryview, order: str, types: dict[int, str]) -> Value:
     number, dimensions = struct.unpack_from(f"{order}II", data) if len(data) >= 8 else (-1, 0)
     if 8 + 4 * dimensions > len(data):
         raise ValueError("its shape is cut short")
-    return np.frombuffer(data[8 + 4 * dimensions :], np.dtype(types[number]))
+    start = 8 + 4 * dimensions
+    return of_shape(
+        np.frombuffer(data[start:], types[number]), list(struct.unpack_from(f"{order}{dimensions}I", data, 8))
+    )

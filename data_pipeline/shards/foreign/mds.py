@@ -22,6 +22,7 @@ from data_pipeline.shards.foreign.samples import (
     check_offsets,
     choose,
     decoded,
+    of_shape,
     raw_ids,
     refused,
     short,
@@ -168,9 +169,12 @@ def _array_decoder(arguments: str, name: str, encoding: str, index: Path) -> Dec
     def decode(data: memoryview) -> Value:
         item = np.dtype(_NAMES[dtype] if dtype else _VALUES[data[0]])
         start = 0 if dtype else 1
-        if not shape:
-            dimensions, width = data[start] >> 2, 1 << (data[start] & 3)
-            start += 1 + dimensions * width
-        return np.frombuffer(data[start:], item)
+        if shape:
+            return np.frombuffer(data[start:], item)
+        dimensions, width = data[start] >> 2, 1 << (data[start] & 3)
+        values = start + 1 + dimensions * width
+        return of_shape(
+            np.frombuffer(data[values:], item), np.frombuffer(data[start + 1 : values], f"<u{width}").tolist()
+        )
 
     return decode

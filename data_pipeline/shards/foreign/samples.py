@@ -1,5 +1,6 @@
 """What MDS and litData have in common: files of samples with named columns, of which one holds ids or text."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,13 @@ def raw_ids(dtype: str | None, column: str, index: Path) -> Decode:
         )
     item = np.dtype(dtype).newbyteorder("<")
     return lambda data: np.frombuffer(data, item)
+
+
+def of_shape(values: np.ndarray, shape: list[int]) -> np.ndarray:
+    """The values, if they are as many as the shape before them says; else ValueError."""
+    if math.prod(shape) != len(values):
+        raise ValueError(f"its shape is {shape[:4]}, it has {len(values)} values")
+    return values
 
 
 def short(name: str) -> str:
