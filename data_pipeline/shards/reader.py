@@ -184,7 +184,10 @@ class ShardSet:
         local = self.boundaries(shard).num_ended(place - self._first_token(shard))
         if not 0 <= local < self.manifest.shards[shard].num_documents:
             raise self._damaged(shard, local)
-        return self.document_span(self._first_document(shard) + local)
+        span = self.document_span(self._first_document(shard) + local)
+        if not span.first <= place < span.end:  # whoever goes on from its end would never arrive
+            raise self._damaged(shard, local)
+        return span
 
     def _shard_of_document(self, document: int) -> tuple[int, int]:
         if not 0 <= document < self.num_documents:

@@ -255,6 +255,16 @@ def test_a_search_for_documents_in_any_index_ends_and_never_lies(shards: ShardSe
     assert refused > 100
 
 
+def test_an_offset_inside_a_token_does_not_hang_the_search(shards: ShardSet):
+    """One flipped bit: the document whose end is rounded to the place looked for does not hold it."""
+    record = shards.manifest.shards[1]
+    third = shards.document_span(shards.manifest.shards[0].num_documents + 2)
+    offset = 2 * (third.first - shards.manifest.shards[0].num_tokens) + 1
+    change(shards.prefix.parent / FILES[1], 34 + 4 * record.num_documents + 8 * 2, struct.pack("<q", offset))
+    with pytest.raises(DataError, match="is damaged at document 1;"):
+        ShardSet.open(shards.prefix).documents_in(third.first, 1)
+
+
 def test_a_manifest_of_more_tokens_than_its_files_have_is_refused(shards: ShardSet):
     path = shards.prefix.with_name("set.manifest.json")
     manifest = json.loads(path.read_text())
