@@ -106,6 +106,22 @@ def test_the_reader_moves_hardly_more_than_it_asks_for(prefix: Path, minute: Non
     assert "warning" not in capfd.readouterr().err
 
 
+def test_windows_far_shorter_than_a_page_are_told_with_what_was_asked(
+    prefix: Path, minute: None, capfd: pytest.CaptureFixture[str]
+):
+    forget(bin_of(prefix))
+    shards, asked = ShardSet.open(prefix), 0.0
+    for start in windows(2000):
+        shards.will_need(start, 64)
+        shards.read(start, 64)
+    told = capfd.readouterr().err
+    for figures in re.findall(r"asked for (\S+) GB and the disk delivered (\S+) GB \((\S+)x", told):
+        mine, moved, factor = map(float, figures)
+        assert factor > 4 and factor == pytest.approx(moved / mine, rel=0.1)
+        asked += mine
+    assert 1e-4 < asked <= 2000 * 128 / 1e9
+
+
 def test_read_ahead_that_nobody_asked_for_is_told_with_figures(
     prefix: Path, minute: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
