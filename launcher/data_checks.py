@@ -10,8 +10,9 @@ from data_pipeline.errors import DataError
 from data_pipeline.mixture import Segment
 from data_pipeline.mixture.blend import PERIOD
 from data_pipeline.mixture.fim import SHORTEST_TEXT
+from data_pipeline.mixture.mixture import alternate
 from data_pipeline.mixture.pack_build import find_plan
-from data_pipeline.mixture.segments import Segments, Weight
+from data_pipeline.mixture.segments import Weight
 from data_pipeline.shards import ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig, SourceConfig, TokenWeights, stretch
@@ -235,18 +236,24 @@ def _reading(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
         return
     yield from _tiny_weights(config, schedule)
     samples = config.train.steps * config.train.global_batch_size
-    counts = Segments(schedule, len(config.data.sources)).counts(samples)
+    counts = _counts(opened, schedule, samples)
     for number, (shards, label) in enumerate(zip(opened.sets, labels(config.data.sources), strict=True)):
         name = f"data.sources.{number}.path"
         if not any(number in some for some in schedule.values()):
             yield note(name, f"{label} has no weight in any segment: this run does not read it")
         elif shards is not None and opened.windows(number):
-            times = _times(counts[number] / opened.windows(number))
+            times = _times(counts.get(number, 0) / opened.windows(number))
             yield note(name, f"{config.data.sources[number].path} has {shards.num_tokens:,} tokens; {times}")
 
 
 def _schedule(found: Sequence[Segment]) -> _Schedule:
     return {s.first: {number: weight for number, weight in enumerate(s.weights) if weight > 0} for s in found}
+
+
+def _counts(opened: _Opened, schedule: _Schedule, samples: int) -> dict[int, int]:
+    """How many of the first samples each source gives that is drawn at all, as the run's mixture counts them."""
+    order, turns = alternate([shards.digest if shards else "" for shards in opened.sets], schedule)
+    return dict(zip(order, turns.counts(samples), strict=True))
 
 
 def _validation(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
@@ -258,10 +265,10 @@ def _validation(config: RunConfig, opened: _Opened) -> Iterator[Problem]:
     if not weights:
         yield error("data.validation", "no set has a weight above 0; give one")
         return
-    counts = Segments({0: weights}, len(sources)).counts(config.train.validation_sequences)
+    counts = _counts(opened, {0: weights}, config.train.validation_sequences)
     for number, shards in enumerate(opened.sets):
         if shards is not None and opened.windows(number):
-            share = min(counts[number] / opened.windows(number), 1)
+            share = min(counts.get(number, 0) / opened.windows(number), 1)
             message = (
                 f"{sources[number].path} has {shards.num_tokens:,} tokens; each validation reads {share:.1%} of them"
             )

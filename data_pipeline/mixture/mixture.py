@@ -6,7 +6,7 @@ digests of their tokens, so neither paths nor the order of a list matter.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,15 +44,11 @@ class Mixture:
         weights = _effective(Segment(0, [weight for _, weight in sources]), segments)
         opened = [shards for shards, _ in sources]
         _check(opened)
-        order = _order(opened, weights)
+        order, self.segments = alternate([shards.digest for shards in opened], weights)
         self.sources = [opened[given] for given in order]
         """By the segment that draws them first, those of one segment by their digests: appending a segment moves none.
         The source index in `samples` points in here."""
         self.seq_len, self.seed = seq_len, seed
-        number = {given: source for source, given in enumerate(order)}
-        self.segments = Segments(
-            {first: {number[k]: weight for k, weight in some.items()} for first, some in weights.items()}, len(order)
-        )
         self.windows = [cut(shards, seq_len) for shards in self.sources]
         """How each source is cut into windows."""
         self.num_windows = [windows.num_windows for windows in self.windows]
@@ -154,6 +150,23 @@ def samples_digest(samples: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(samples, "<i8").tobytes(), digest_size=8).hexdigest()
 
 
+def alternate(digests: Sequence[str], weights: Mapping[int, Mapping[int, Weight]]) -> tuple[list[int], Segments]:
+    """Say in which order the sources stand, and how they take turns, numbered in that order.
+
+    Those that are drawn at all: by the first segment that draws them, then by digest.
+
+    Args:
+        digests: one for each source.
+        weights: the positive weights by source, from each sample on at which they change.
+    """
+    order: list[int] = []
+    for some in weights.values():
+        order += sorted(some.keys() - order, key=lambda given: digests[given])
+    number = {given: source for source, given in enumerate(order)}
+    numbered = {first: {number[given]: weight for given, weight in some.items()} for first, some in weights.items()}
+    return order, Segments(numbered, len(order))
+
+
 def open_sets(prefixes: Sequence[str | Path], tokenizer_digest: str | None = None) -> list[ShardSet]:
     """Open shard sets; with `tokenizer_digest`, DataError when one was made by another tokenizer."""
     opened = [ShardSet.open(prefix) for prefix in prefixes]
@@ -185,14 +198,6 @@ def _effective(base: Segment, segments: Sequence[Segment]) -> dict[int, dict[int
                 f"no source has a weight above 0 from sample {first:,} on; a mixture needs at least one shard set."
             )
     return weights
-
-
-def _order(opened: list[ShardSet], weights: dict[int, dict[int, Weight]]) -> list[int]:
-    """The sources that are drawn at all: by the first segment that draws them, then by digest."""
-    order: list[int] = []
-    for some in weights.values():
-        order += sorted(some.keys() - order, key=lambda given: opened[given].digest)
-    return order
 
 
 def _by_source(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

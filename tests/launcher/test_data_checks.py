@@ -12,6 +12,7 @@ from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.data_checks import data_problems
 from launcher.errors import UserError
+from launcher.mixtures import training_mixture
 from launcher.physics import check_run
 from launcher.yaml_config import load
 from tests.conftest import write_run
@@ -110,6 +111,18 @@ def test_epochs_are_told_over_all_segments(told: Callable[..., dict[str, list[st
     small, large = epochs(told(segments=[half]))
     assert small == pytest.approx(0.75 * TOKENS / tokens[0], rel=0.02)
     assert large == pytest.approx(0.25 * TOKENS / tokens[1], rel=0.02)
+
+
+def test_the_epochs_told_are_those_that_will_be_counted(
+    told: Callable[..., dict[str, list[str]]], sets: Path, tmp_path: Path
+):
+    """To the last sample, in whatever order the sources are given."""
+    later = [segment(352 * n, weights={"small": 1 + n % 2, "large": 2 - n % 2}) for n in range(1, 15)]
+    for names in (("small", "large"), ("large", "small")):
+        found = epochs(told(segments=later, sources=[{"path": str(sets / name)} for name in names]))
+        mixture = training_mixture(load(tmp_path / "run.yaml", RunConfig).value)
+        counted = dict(zip((s.prefix.name for s in mixture.sources), mixture.epochs_after(20 * 8), strict=True))
+        assert dict(zip(names, found, strict=True)) == pytest.approx(counted, abs=0.006)
 
 
 def test_weightings_decide_the_epochs(told: Callable[..., dict[str, list[str]]], sets: Path):
