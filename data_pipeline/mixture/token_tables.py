@@ -71,7 +71,7 @@ class TokenTables:
         always = np.array([last in _ALWAYS_ENDS or "\n" in text for last, text in zip(lasts, plain, strict=True)])
         return cls(
             begins_word=np.array(begins),
-            closes_word=np.array([bool(text) and text[-1] != " " and not _in_word(text[-1]) for text in plain]),
+            closes_word=np.array([not word_piece and _closes_word(text) for text in plain]),
             ends_sentence=always | ends if word_piece else always,
             ends_before_space=ends,
             begins_with_space=np.array([text[:1].isspace() for text in plain]),
@@ -147,6 +147,11 @@ def _begins(text: bytes) -> bool:
     first = text.decode(errors="replace")[0]
     # A character whose bytes are in several tokens is known by its first: from E3 on they are East Asian, or symbols.
     return text[0] >= 0xE3 if first == _HALF else not _in_word(first)
+
+
+def _closes_word(text: str) -> bool:
+    """Whether a token with this text ends a word, whatever follows."""
+    return bool(text) and text[-1] != " " and not _in_word(text[-1])
 
 
 def _in_word(letter: str) -> bool:

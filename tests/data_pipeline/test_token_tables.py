@@ -75,6 +75,14 @@ def test_chinese_words_are_characters(tokenizer: Tokenizer):
     assert words_of(tokenizer, "床前明月光，疑是")[:8] == list("床前明月光，疑是")
 
 
+def test_a_continuing_piece_goes_on_with_its_word_behind_a_symbol():
+    """Symbols that BERT does not split off are letters to it."""
+    tokenizer = word_piece(150)
+    tokenizer.add_tokens(["a→", "##→", "##b"])
+    ids = np.array([tokenizer.token_to_id(piece) for piece in ("a→", "##→", "##b", "a→")])
+    assert TokenTables.of(tokenizer.to_str().encode()).word_starts(ids).tolist() == [True, False, False, True]
+
+
 def test_words_in_other_scripts_and_between_scripts():
     tokenizer = byte_level(300)
     assert words_of(tokenizer, "Привет, мир! Ça coûte") == ["Привет", ",", "мир", "!", "Ça", "coûte"]
