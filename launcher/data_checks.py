@@ -47,6 +47,7 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     if not any(problem.severity == "error" for problem in named):
         yield from _reading(config, opened)
     yield from (validation := _Opened(config, "data.validation", config.data.validation)).problems(digest)
+    yield from _boundaries(config, validation)
     yield from _validation(config, validation)
 
 
@@ -114,14 +115,15 @@ def _skip(config: RunConfig, sets: Sequence[ShardSet | None]) -> Iterator[Proble
 
 def _boundaries(config: RunConfig, opened: "_Opened") -> Iterator[Problem]:
     """What takes documents apart can see where they end; what packs them together had better take them apart."""
-    packed, apart = config.data.packing == "best_fit", config.data.separate_documents
+    apart = config.data.separate_documents
+    packed = config.data.packing == "best_fit" and opened.setting == "data.sources"  # validation never is
     if packed and not apart:
         message = "best_fit puts unrelated documents side by side; data.separate_documents=true keeps them apart"
         yield note("data.packing", message)
     for number, shards in enumerate(opened.sets):
         if shards is None or not (packed or apart):
             continue
-        name, unended = f"data.sources.{number}.path", shards.num_documents - shards.manifest.num_eos_tokens
+        name, unended = f"{opened.setting}.{number}.path", shards.num_documents - shards.manifest.num_eos_tokens
         if unended:
             message = f"{unended:,} of the {shards.num_documents:,} documents do not end in the end-of-document token"
             needs = "data.packing=best_fit" if packed else "data.separate_documents"

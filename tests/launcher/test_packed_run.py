@@ -176,9 +176,10 @@ def test_documents_without_visible_ends_are_told(packed_run, code, tmp_path):
     manifest["num_eos_tokens"], manifest["manifest_sha256"] = 3, ""
     (tmp_path / "train.manifest.json").write_text(json.dumps(manifest))
     sources = [{"path": str(tmp_path / "train")}]
-    for settings in ({}, {"packing": "contiguous"}):
-        message = said(packed_run(sources=sources, **settings), "error")["data.sources.0.path"]
+    for group, settings in (("sources", {}), ("sources", {"packing": "contiguous"}), ("validation", {})):
+        message = said(packed_run(**{group: sources, **settings}), "error")[f"data.{group}.0.path"]
         assert "do not end in the end-of-document token" in message
+    assert said(packed_run(validation=sources, separate_documents=False), "error") == {}
 
 
 def test_a_step_of_a_packed_run_can_be_opened(packed_run, code, tmp_path):
