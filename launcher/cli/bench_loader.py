@@ -91,6 +91,10 @@ def print_table(result: dict[str, Any]) -> None:
         f"batch, {result['bytes'] / _GB:.2f} GB of tokens; medians of {result['rounds']} rounds. The same few batches "
         f"again and again: {result['tokens_per_second']:,.0f} tokens/s, {result['milliseconds_per_batch']:.3f} ms each."
     )
+    if result["packed"]:
+        typer.echo(
+            "data.packing=best_fit: megamodel joins documents into rows, the other ways read contiguous windows."
+        )
     if any(way["cold"] is None for way in result["ways"]):
         typer.echo("No cold figures where no disk is asked: the files lie in memory and cannot be dropped from it.")
     elif result["bytes"] < _SMALL:

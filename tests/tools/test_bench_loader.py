@@ -9,6 +9,7 @@ from data_pipeline.execute import tokenize, train_tokenizer_on
 from data_pipeline.mixture import Mixture
 from data_pipeline.shards import ShardSet
 from launcher.cli.bench_loader import loader, print_table
+from tests.conftest import write_run
 from tools.bench.loader import OURS, compare_ways, measure_loader
 from tools.bench.random_shards import write_random_shards
 
@@ -49,4 +50,13 @@ def test_the_command_needs_no_configuration(capsys: pytest.CaptureFixture[str]):
     assert found["command"] == "megamodel bench loader --seconds 0.1 --rounds 1 --size 0.01"
     print_table(found)
     shown = capsys.readouterr().out
-    assert "pread" in shown and f"again: {found['command']}" in shown
+    assert "pread" in shown and f"again: {found['command']}" in shown and "best_fit" not in shown
+
+
+def test_the_command_says_that_packed_rows_are_read_otherwise(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    packed = {"packing": "best_fit", "separate_documents": True, "sources": [{"path": str(tiny_data / "train")}]}
+    run = write_run(tiny_data, tmp_path, data=packed)
+    loader(run, None, seconds=0.1, rounds=1, size=None, as_json=False)
+    assert "best_fit: megamodel joins documents into rows, the other ways" in capsys.readouterr().out

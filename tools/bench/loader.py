@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.mixture import Loader, Mixture
+from data_pipeline.mixture.packed import PackedWindows
 from data_pipeline.shards import ShardSet
 from tools.bench.ways_of_reading import Read, Ways, Window, bytes_delivered, forget
 
@@ -23,8 +24,8 @@ def measure_loader(mixture: Mixture, global_batch_size: int | None = None, secon
     """Draw batches for `seconds` and count; the pages are warmed first by the batches of the same steps.
 
     Unset, global_batch_size makes batches of about half a million tokens. Returns tokens_per_second,
-    samples_per_second, milliseconds_per_batch, and what was measured: seq_len, global_batch_size, batches, seconds,
-    sources.
+    samples_per_second, milliseconds_per_batch, and what was measured: seq_len, global_batch_size, packed, batches,
+    seconds, sources.
     """
     size = global_batch_size or max(1, _TOKENS_PER_BATCH // mixture.seq_len)
     loader = Loader(mixture, size)
@@ -40,6 +41,7 @@ def measure_loader(mixture: Mixture, global_batch_size: int | None = None, secon
         "milliseconds_per_batch": 1e3 * elapsed / batches,
         "seq_len": mixture.seq_len,
         "global_batch_size": size,
+        "packed": any(isinstance(windows, PackedWindows) for windows in mixture.windows),
         "batches": batches,
         "seconds": elapsed,
         "sources": [str(shards.prefix) for shards in mixture.sources],
@@ -60,10 +62,11 @@ def compare_ways(
 ) -> list[dict[str, Any]]:
     """Measure the loader (a thread that reads ahead) and every other way (in one thread), cold and warm.
 
-    Each measurement draws the same batches of contiguous windows, for `seconds` or until half a gigabyte is read; the
-    figures are medians of `rounds`, and the ways take turns. One dict a way: way, cold and warm (tokens a second; cold
-    is None where the files cannot be dropped from memory), cold_ratio and warm_ratio (the loader's rate over the
-    way's), moved_per_asked (bytes that the disk delivered for each byte of tokens, cold).
+    Each measurement draws the same batches of contiguous windows (where the mixture packs documents, the loader draws
+    as many rows of those), for `seconds` or until half a gigabyte is read; the figures are medians of `rounds`, and the
+    ways take turns. One dict a way: way, cold and warm (tokens a second; cold is None where the files cannot be dropped
+    from memory), cold_ratio and warm_ratio (the loader's rate over the way's), moved_per_asked (bytes that the disk
+    delivered for each byte of tokens, cold).
     """
     plan = _Plan(open_mixture(), global_batch_size)
     measures = {OURS: lambda: _Ours(open_mixture(), plan)} | {
