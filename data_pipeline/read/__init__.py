@@ -3,7 +3,7 @@
 import os
 
 from data_pipeline.read.document import BEGINNING, Broken, Document, Place
-from data_pipeline.read.expand import expand, passed_over
+from data_pipeline.read.expand import expand, folders_of, passed_over
 from data_pipeline.read.location import is_local, shown
 from data_pipeline.read.reader import read, read_documents, read_identities
 from data_pipeline.read.scan import Scan, scan
@@ -15,6 +15,7 @@ __all__ = [
     "Place",
     "Scan",
     "expand",
+    "folders_of",
     "is_local",
     "passed_over",
     "read",

@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
@@ -54,7 +54,7 @@ def _local(pattern: str, source: FilesSource | None) -> list[str]:
         format_of(pattern, source)
         return [str(path)]
     if path.is_dir():
-        return _readable(pattern, (str(file) for file in path.rglob("*") if file.is_file()), source)
+        return _readable(pattern, map(str, _below(path)), source)
     matches = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207
     if not matches:
         raise DataError(f"{pattern}: no such file, and nothing matches it as a glob (from {Path.cwd()}).")
@@ -65,9 +65,32 @@ def _local(pattern: str, source: FilesSource | None) -> list[str]:
 
 def passed_over(source: Source) -> Counter[str]:
     """How many files in the folders of a source no reader takes, by what their names end in."""
-    folders = [place for place in getattr(source, "files", []) if not is_url(place) and Path(place).is_dir()]
-    files = {file for folder in folders for file in Path(folder).rglob("*") if file.is_file()}
+    folders = folders_of(source) if isinstance(source, FilesSource) else []
+    files = {file for folder in folders for file in _below(folder)}
     return Counter(file.suffix or file.name for file in files if not find_format(str(file), source))
+
+
+def folders_of(source: Source) -> list[Path]:
+    """Those folders of this machine that a source names."""
+    places = map(as_local, source.files if isinstance(source, FilesSource) else [source.dataset])
+    return [Path(place) for place in places if not is_url(place) and Path(place).is_dir()]
+
+
+def _below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files in a folder, to any depth and behind links. DataError where it cannot be looked into."""
+    here = os.path.realpath(folder)
+    if here in above:  # a link that leads back
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = [(Path(entry.path), entry.is_dir(), entry.is_file()) for entry in entries]
+    except OSError as error:
+        raise DataError(f"cannot look into the folder {folder}: {error.strerror}.") from error
+    for path, is_folder, is_file in found:
+        if is_folder:
+            yield from _below(path, (*above, here))
+        elif is_file:
+            yield path
 
 
 def _readable(folder: str, names: Iterable[str], source: FilesSource | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -159,6 +160,29 @@ def test_one_file_under_several_names_is_read_once(tmp_path: Path, monkeypatch: 
     assert expand(names) == ["a.jsonl"]
     assert expand(names[::-1]) == ["a.jsonl"]
     assert expand(names[2:]) == ["deep/../a.jsonl"]
+
+
+def test_what_lies_behind_a_link_in_a_folder_is_read_and_links_back_are_no_trap(tmp_path: Path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere/deep/a.jsonl").write_text("")
+    (inside / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/deep/back").symlink_to(inside)
+    assert expand([inside]) == [str(inside / "linked/deep/a.jsonl")]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(tmp_path: Path):
+    """Even root cannot look into what the kernel says of a process that is over."""
+    (tmp_path / "a.jsonl").write_text("")
+    over = subprocess.Popen(["true"])
+    try:
+        os.waitid(os.P_PID, over.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "closed").symlink_to(f"/proc/{over.pid}/net")
+        with pytest.raises(DataError, match=r"cannot look into the folder .*closed"):
+            expand([tmp_path])
+    finally:
+        over.wait()
 
 
 def test_a_file_name_that_is_not_utf8_is_a_sentence(tmp_path: Path):
