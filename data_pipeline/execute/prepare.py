@@ -22,7 +22,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.broken import BROKEN
 from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.drivers.driver import Driver
-from data_pipeline.execute.job import Job, Stage, remove_work
+from data_pipeline.execute.job import Job, Stage, remove_work, work_folder
 from data_pipeline.execute.pieces import cleaning_spec
 from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
 from data_pipeline.execute.stages import tokenize
@@ -33,7 +33,7 @@ from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
-from data_pipeline.read import passed_over, shown
+from data_pipeline.read import folders_of, passed_over, shown
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.fast import with_fallback
@@ -189,12 +189,18 @@ def _shown(value: str | list[str]) -> str | list[str]:
 
 
 def refuse_bad_places(config: PrepareConfig, out: Path, files: list[str]) -> None:
-    """What is read must not lie in the folder that is replaced."""
+    """What is written, now or by an earlier run, must not be read."""
+    for folder in (folder for source in config.sources for folder in folders_of(source)):
+        if out.is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{out} lies inside {folder}, a folder of the sources, so the next run would read what this one "
+                "writes: choose another `out`."
+            )
     tokenizer = [str(config.tokenizer.path)] if config.tokenizer.kind == "load" else []
     for path in [*files, *tokenizer]:
-        for folder in (out, out.with_name(out.name + ".work")):
-            if Path(path).resolve().is_relative_to(folder):
-                raise DataError(f"{path} lies inside {folder}, a folder that is replaced whole: choose another `out`.")
+        for ours in (out, work_folder(out), report_path(out)):
+            if Path(path).resolve().is_relative_to(ours):
+                raise DataError(f"{path} lies inside {ours}, which is replaced whole: choose another `out`.")
 
 
 def holds(out: Path, stamp: dict[str, Any]) -> bool:

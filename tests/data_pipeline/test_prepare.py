@@ -176,6 +176,17 @@ def test_an_input_inside_the_folder_is_refused(corpus: Path, tokenizer: Tokenize
     assert inside.read_bytes() == corpus.read_bytes()
 
 
+def test_a_run_reads_nothing_that_an_earlier_one_wrote(corpus: Path, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/corpus.jsonl").write_bytes(corpus.read_bytes())
+    with pytest.raises(DataError, match=r"lies inside .*in, a folder of the sources"):
+        prepare(config(tmp_path / "in", tmp_path / "in/out"))
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["corpus.jsonl"]
+    (tmp_path / "out.report.html").write_text("<p>text</p>")
+    with pytest.raises(DataError, match=r"lies inside .*report"):
+        prepare(config(tmp_path / "*.html", tmp_path / "out"))
+
+
 def test_folders_beside_it_stay(corpus: Path, tmp_path: Path):
     prepare(config(corpus, tmp_path / "out"))
     for name in ("out.old", "out.partial"):
