@@ -1,8 +1,9 @@
 """What `megamodel data prepare` is told: the only schema of configs/data/*.yaml."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from data_pipeline.clean import CleaningStep
 from data_pipeline.dedup.settings import Decontaminate, Deduplicate
@@ -27,11 +28,24 @@ class Execution(Settings):
     """Bytes of source files in one task, about; unset: a 64th of the corpus, 1 to 64 MiB. A compressed file is
     in one task."""
 
+    @model_validator(mode="after")
+    def _address_is_for_ray(self) -> "Execution":
+        if self.ray_address is not None and self.driver != "ray":
+            raise ValueError("ray_address belongs to driver=ray, but that is local; remove this or change that")
+        return self
+
+
+def _named(path: Path) -> Path:
+    """Work folder and report get names from that of `out`."""
+    if not path.resolve().name:
+        raise ValueError("is the root of the file system; name a folder in it")
+    return path
+
 
 class PrepareConfig(Settings):
     """From raw text to the shard sets OUT/train and OUT/validation and the tokenizer OUT/tokenizer."""
 
-    out: Location
+    out: Annotated[Location, AfterValidator(_named)]
     """Folder to make. It appears whole, when everything in it is done."""
     sources: Annotated[list[Source], Field(min_length=1)]
     """The corpus: `kind: files` or `kind: dataset`, in the order in which their documents come."""

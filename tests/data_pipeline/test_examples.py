@@ -168,6 +168,18 @@ def test_a_step_that_could_never_apply_is_refused():
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("out=/", "out: is the root of the file system"),
+        ("execution.ray_address=auto", "ray_address belongs to driver=ray, but that is local"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(change: str, told: str):
+    with pytest.raises(UserError, match=told):
+        load(ROOT / "configs/data/quickstart.yaml", PrepareConfig, [change])
+
+
 @pytest.mark.slow
 def test_a_browser_shows_it_on_a_phone(crawl: tuple[Path, Prepared, dict], tmp_path: Path):
     """With Chromium: nothing is wider than 390 pixels but the tables, which scroll by themselves."""
