@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.execute.drivers.on_ray import _uninterrupted
 from tests.cluster.conftest import ROOT, contents, prepare, write_config
 
 pytest.importorskip("ray")
@@ -91,6 +92,15 @@ def test_ray_gives_the_bytes_of_the_local_driver_though_a_worker_is_killed(corpu
     sessions = set(re.findall(r"/\S*/mm-ray-\w+", " ".join(seen.values())))
     assert sessions and not any(Path(session).exists() for session in sessions)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["steps.py"]
+
+
+def test_ctrl_c_waits_until_ray_has_started():
+    """Ray that is interrupted while it connects ends the process by a segmentation fault, at some of the moments."""
+    started = False
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        started = True
+    assert started and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.fixture

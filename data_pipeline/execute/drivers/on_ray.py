@@ -4,11 +4,13 @@ import contextlib
 import functools
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -96,15 +98,16 @@ class OnRay:
         aside = tempfile.TemporaryDirectory(prefix="mm-ray-", dir=place, ignore_cleanup_errors=True)
         folder = self._stack.enter_context(aside)
         self._stack.callback(ray.shutdown)
-        ray.init(
-            address="local",
-            num_cpus=self._execution.workers or len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=_OBJECT_STORE,
-            _temp_dir=folder,
-        )
+        with _uninterrupted():
+            ray.init(
+                address="local",
+                num_cpus=self._execution.workers or len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=_OBJECT_STORE,
+                _temp_dir=folder,
+            )
 
     def _connect(self, ray: ModuleType, address: str) -> None:
         _refuse_unreachable(address)
@@ -116,6 +119,22 @@ class OnRay:
         if size == 0:
             raise DataError("the Ray cluster has no CPU now; set execution.workers if it grows when it is asked.")
         return size
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C counts when this is over: interrupted in its start, Ray ends the process by a segmentation fault."""
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _imported() -> ModuleType:
