@@ -44,15 +44,24 @@ def wait_for(config: "PrepareConfig", cluster: "ClusterConfig", force: bool) -> 
 
     if jobs := submit(config, cluster, force):
         typer.echo(_listed(jobs), err=True)
-        told = ""
-        for stages in _looks(config):
-            now = next((_line(stage) for stage in stages if stage.done is not None and stage.done != stage.tasks), "")
-            if now not in ("", told):
-                typer.echo(now, err=True)
-            told = now
+        try:
+            _watch(config)
+        except KeyboardInterrupt:
+            typer.echo("The jobs go on. --status instead of --wait says how far they are.", err=True)
+            raise
     if done := found(config):
         return done
     raise UserError(_failed(config, status(config)))
+
+
+def _watch(config: "PrepareConfig") -> None:
+    """Say how far it is whenever that changes, until all jobs are over."""
+    told = ""
+    for stages in _looks(config):
+        now = next((_line(stage) for stage in stages if stage.done is not None and stage.done != stage.tasks), "")
+        if now not in ("", told):
+            typer.echo(now, err=True)
+        told = now
 
 
 def _looks(config: "PrepareConfig") -> Iterator["list[StageStatus]"]:
@@ -89,6 +98,7 @@ def show_scripts(config: "PrepareConfig", cluster: "ClusterConfig", force: bool,
     """Print what would be submitted; nothing is written."""
     from data_pipeline.execute.prepare import found
     from launcher.cluster.preparation import scripts
+    from launcher.cluster.slurm import shell
 
     parts = scripts(config, cluster) if force or not found(config) else []
     if as_json:
@@ -97,7 +107,8 @@ def show_scripts(config: "PrepareConfig", cluster: "ClusterConfig", force: bool,
         typer.echo(f"{config.out} is up to date")
     for number, (_, script) in enumerate([] if as_json else parts):
         after = " --dependency=afterok:JOB_BEFORE" if number else ""
-        typer.echo(f"# {script.path}\n# submitted by: sbatch --parsable{after} {script.path}\n{script.text}")
+        command = f"sbatch --parsable{after} {shell(str(script.path))}"
+        typer.echo(f"# {script.path}\n# submitted by: {command}\n{script.text}")
 
 
 def show_status(config: "PrepareConfig", as_json: bool) -> None:

@@ -64,7 +64,11 @@ def _here(config: "PrepareConfig", asked: list[str], force: bool) -> "Prepared":
     if asked:
         raise UserError(f"{asked[0]} goes with --cluster FILE; to see what cleaning would do, give --sample 1000")
     refuse_while_submitted(config)
-    return run(config, force)
+    try:
+        return run(config, force)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. The same command goes on where it was.", err=True)
+        raise
 
 
 def _on_cluster(config: "PrepareConfig", file: Path, asked: list[str], force: bool, as_json: bool) -> "Prepared | None":

@@ -58,6 +58,8 @@ def test_an_array_gives_the_bytes_of_the_local_driver(corpus: Path, tmp_path: Pa
         (folder / "slurm.yaml").write_text("kind: slurm\nsetup: [touch was_set_up]\ndata: {workers: 2, cpus: 2}\n")
     prepare(write_config(corpus, here))
     config = write_config(corpus, there)
+    said = prepare(config, "--cluster", "slurm.yaml", "--dry-run", environment=cluster)
+    assert f"sbatch --parsable '{there}/out.slurm/01-scan.sh'\n" in said
     said = prepare(config, "--cluster", "slurm.yaml", "--wait", environment=cluster)
     assert "scan " in said and "publish " in said and "tokenizer:" in said
     assert contents(there / "out") == contents(here / "out") and len(contents(here / "out")) > 10
