@@ -88,7 +88,8 @@ class Job:
 
         root = work_folder(config.out.resolve())
         root.mkdir(parents=True, exist_ok=True)
-        if not (root / CONFIG).exists() and any(root.iterdir()):
+        ours = {CONFIG, f"{CONFIG}.partial"}  # the latter alone when killed in the very beginning
+        if not (root / CONFIG).exists() and any(path.name not in ours for path in root.iterdir()):
             raise DataError(f"{root}, where `data prepare` would work, holds other files; move it away.")
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
         (root / CONFIG).chmod(0o600)  # a URL in it may hold a password

@@ -81,7 +81,7 @@ def cleaning_spec(config: PrepareConfig) -> dict[str, Any]:
 def _evaluation(config: PrepareConfig) -> list[str]:
     if config.decontaminate is None:
         return []
-    return [sha256_of(Path(path)) if is_local(path) else path for path in expand(config.decontaminate.files)]
+    return [sha256_of(Path(path)) if is_local(path) else shown(path) for path in expand(config.decontaminate.files)]
 
 
 def _fitting(total: int) -> int:

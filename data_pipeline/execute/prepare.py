@@ -174,12 +174,12 @@ def run_tasks(job: Job, stage: Stage, tasks: Sequence[Task], driver: Driver) -> 
 def stamp_of(config: PrepareConfig) -> dict[str, Any]:
     """Everything the result depends on: the settings and what they point at, the files (by size and time of change)."""
     stamp: dict[str, Any] = {"config": config.model_dump(mode="json", exclude={"out", "execution"})}
-    stamp["outside"] = cleaning_spec(config)["outside"]
+    stamp |= {key: value for key, value in cleaning_spec(config).items() if key in ("outside", "evaluation")}
     stamp["files"] = [[shown(path), *stat_of(path)] for path, _ in listed(config)]
     if config.tokenizer.kind == "load":
         stamp["tokenizer_sha256"] = configured(config.tokenizer).digest
-    for source in stamp["config"]["sources"]:
-        source |= {key: _shown(value) for key, value in source.items() if key in ("files", "dataset")}
+    for place in (*stamp["config"]["sources"], stamp["config"]["decontaminate"] or {}):
+        place |= {key: _shown(value) for key, value in place.items() if key in ("files", "dataset")}
     return json.loads(json.dumps(stamp))
 
 

@@ -35,9 +35,10 @@ RECORDS = (COUNTS, BROKEN)
 def publish(job: Job, stamp: bytes, stamp_name: str, timings: Timings) -> None:
     """Fill a folder and rename it to `out`, an older one steps aside. May be repeated after a kill at any point."""
     out, new = job.config.out.resolve(), job.root / "new"
-    new.mkdir(exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed here, perhaps with other settings
+    new.mkdir()
     collect(job, new)
-    shutil.copytree(job.finished("tokenizer")[0].folder / FOLDER, new / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(job.finished("tokenizer")[0].folder / FOLDER, new / "tokenizer")
     counts = counts_of(job)
     for name in set_names(job.config):
         write_manifest(new / name, _manifest(job, name, counts))

@@ -203,8 +203,11 @@ def test_a_password_in_a_url_stays_out_of_the_result(tmp_path: Path):
 
     with fsspec.open("memory://user:secret@host/corpus/a.jsonl", "wb") as file:
         file.write(b"".join(b'{"id": "m/%d", "text": "Text number %d."}\n' % (n, n) for n in range(30)))
-    for changes in ({"deduplicate": None}, {}):
-        place = "memory://user:secret@host/corpus/*.jsonl"
+    place = "memory://user:secret@host/corpus/*.jsonl"
+    evaluation = {"files": ["memory://user:secret@host/evaluation.txt"]}
+    with fsspec.open(evaluation["files"][0], "wb") as file:
+        file.write(b"a b c d e f g h")
+    for changes in ({"deduplicate": None}, {"decontaminate": evaluation}):
         prepare(config(tmp_path, tmp_path / "out", sources=[{"kind": "files", "files": [place]}], **changes))
         assert ShardSet.open(tmp_path / "out/train").num_documents > 10
         for path in [*(tmp_path / "out").rglob("*"), tmp_path / "out.report.html"]:

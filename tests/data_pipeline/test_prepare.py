@@ -74,6 +74,7 @@ def test_a_second_run_does_nothing(corpus: Path, tmp_path: Path):
     "change",
     [
         lambda corpus, out: os.utime(corpus, ns=(1, 1)),
+        lambda corpus, out: corpus.with_name("evaluation.txt").write_text("a b c d e f g h j"),
         lambda corpus, out: (out / "validation_00000_text_document.idx").unlink(),
         lambda corpus, out: (out / "train_00000_text_document.bin").write_bytes(b"short"),
         lambda corpus, out: (out / "tokenizer/tokenizer.json").unlink(),
@@ -82,7 +83,8 @@ def test_a_second_run_does_nothing(corpus: Path, tmp_path: Path):
 def test_it_is_made_again_when_something_changed(corpus: Path, tmp_path: Path, change):
     copy = tmp_path / "corpus.jsonl"
     copy.write_bytes(corpus.read_bytes())
-    settings = config(copy, tmp_path / "out")
+    (tmp_path / "evaluation.txt").write_text("a b c d e f g h i")
+    settings = config(copy, tmp_path / "out", decontaminate={"files": [f"{tmp_path}/evaluation.txt"]})
     prepare(settings)
     change(copy, tmp_path / "out")
     assert not prepare(settings).up_to_date
@@ -239,6 +241,22 @@ def test_a_kill_while_it_is_put_in_place_loses_nothing(corpus: Path, tmp_path: P
     assert contents(tmp_path / "out") == before
     prepare(settings, force=True)
     assert contents(tmp_path / "out") == before and not (tmp_path / "out.work").exists()
+
+
+def test_a_kill_while_it_is_put_in_place_mixes_no_settings(corpus: Path, tmp_path: Path):
+    kinds = [config(corpus, tmp_path / "out", tokens_per_shard=tokens) for tokens in (2000, 1500)]
+    for settings in kinds:
+        subprocess.run([sys.executable, "-c", KILLED, settings.model_dump_json()], check=False)
+    for number, settings in enumerate(kinds):
+        prepare(settings.model_copy(update={"out": tmp_path / str(number)}))
+        prepare(settings)
+        assert contents(tmp_path / "out") == contents(tmp_path / str(number))
+
+
+def test_a_kill_at_the_very_beginning_is_no_folder_of_others(corpus: Path, tmp_path: Path):
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work/config.json.partial").write_text("{")
+    assert not prepare(config(corpus, tmp_path / "out")).up_to_date
 
 
 def test_the_quickstart_configuration_prepares_the_sample_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

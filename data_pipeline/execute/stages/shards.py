@@ -1,6 +1,7 @@
 """Token ids to the final shards. Where one ends depends on the order of the documents and tokens_per_shard alone."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -181,11 +182,13 @@ def _blocks(path: Path, start: int, size: int) -> Iterator[bytes]:
 
 
 def collect(job: Job, out: Path) -> None:
-    """Move the finished shards into the folder `out`; may be repeated after a kill."""
+    """Give the finished shards a name in the folder `out` too; they also stay in the tasks' folders."""
     for task in job.finished("shards"):
         for name in (task.result()["shard"][kind]["name"] for kind in ("bin", "idx", "documents")):
-            if (task.folder / name).exists():
-                shutil.move(task.folder / name, out / name)
+            try:
+                os.link(task.folder / name, out / name)
+            except OSError:  # a file system without links
+                shutil.copyfile(task.folder / name, out / name)
 
 
 STAGE = Stage("shards", "writing shards", _tasks, _run, unit="bytes")
