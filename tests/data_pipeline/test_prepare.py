@@ -283,6 +283,12 @@ def test_the_home_folder_is_meant(corpus: Path, tmp_path: Path, monkeypatch: pyt
         config(corpus, Path("~nobody-here/out"))
 
 
+def test_memory_for_a_few_documents_a_task_is_refused(corpus: Path, tmp_path: Path):
+    """Whoever means MiB would get a task for every document."""
+    with pytest.raises(ValueError, match="memory_per_worker"):
+        config(corpus, tmp_path / "out", execution={"memory_per_worker": 1024})
+
+
 def test_every_setting_is_documented():
     for model in (PrepareConfig, *PrepareConfig.model_fields["tokenizer"].annotation.__args__):
         undocumented = [name for name, field in model.model_fields.items() if not field.description]
