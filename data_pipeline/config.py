@@ -26,7 +26,7 @@ class Execution(Settings):
     """Bytes a worker may hold, at most, while it looks for duplicates, beside the 100 MB of any worker. The less, the
     more tasks there are."""
     bytes_per_task: PositiveInt | None = None
-    """Bytes of source files in one task, about; unset: a 64th of the corpus, 1 to 64 MiB. A compressed file is
+    """Bytes of source files in one task, about; unset: a 64th of the corpus, 4 to 64 MiB. A compressed file is
     in one task."""
 
     @model_validator(mode="after")

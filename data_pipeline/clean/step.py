@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from pydantic import model_validator
 
 from data_pipeline.read import Document
 from data_pipeline.settings import Settings
@@ -27,6 +29,15 @@ class StepSettings(Settings):
     languages: list[str] | None = None
     """Only for documents in these languages (en, zh, ...), as the source's settings or a `language` step above say;
     unset: for all."""
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> Self:
+        """Between the bounds of the same thing there must be room, or the step rejects everything."""
+        for name in type(self).model_fields:
+            least, most = getattr(self, name), getattr(self, name.replace("min_", "max_", 1), None)
+            if name.startswith("min_") and None not in (least, most) and least > most:
+                raise ValueError(f"{name}={least} is more than {name.replace('min_', 'max_', 1)}={most}")
+        return self
 
     @property
     def name(self) -> str:

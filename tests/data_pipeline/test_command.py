@@ -54,6 +54,18 @@ def test_the_way_from_text_to_shards(corpus: Path, tmp_path: Path):
     assert json.loads(broken.stdout)["ok"] is False
 
 
+def test_a_source_of_which_nothing_can_be_read_is_named(corpus: Path, tmp_path: Path):
+    table = tmp_path / "table.csv"
+    table.write_text("id,content\n1,one\n2,two\n")
+    file = tmp_path / "data.yaml"
+    file.write_text(CONFIG.format(out=tmp_path / "out", corpus=corpus))
+    both = f"sources=[{{kind: files, files: [{corpus}]}}, {{kind: files, name: tables, files: [{table}]}}]"
+    made = megamodel("data", "prepare", file, both, "validation_fraction=0")
+    assert made.returncode == 0, made.stderr
+    assert "Records that could not be read: 1; they are in" in made.stderr
+    assert made.stderr.count("Nothing of the source") == made.stderr.count("Nothing of the source tables could be") == 1
+
+
 def test_prepare_with_overrides(corpus: Path, tmp_path: Path):
     file = tmp_path / "data.yaml"
     file.write_text(CONFIG.format(out=tmp_path / "out", corpus=corpus))

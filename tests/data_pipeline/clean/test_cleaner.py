@@ -35,6 +35,14 @@ def test_a_document_passes_a_step_for_other_languages():
     assert cleaner(document("short")) == document("short")
 
 
+@pytest.mark.parametrize("bounds", [{"characters": (5, 4)}, {"units": (9, 2)}])
+def test_bounds_without_room_between_them_are_refused(bounds):
+    ((what, (least, most)),) = bounds.items()
+    settings("length", **{f"min_{what}": most, f"max_{what}": least})
+    with pytest.raises(ValueError, match=f"min_{what}={least} is more than max_{what}={most}"):
+        settings("length", **{f"min_{what}": least, f"max_{what}": most})
+
+
 def test_the_second_step_of_a_kind_has_a_name_of_its_own():
     cleaner = Cleaner([settings("length", min_characters=2), settings("control"), settings("length", max_characters=4)])
     assert cleaner.names == ["length", "control", "length 2"]
