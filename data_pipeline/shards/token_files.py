@@ -72,15 +72,21 @@ class TokenFile:
     def read(self, first: int, length: int) -> np.ndarray:
         """Return ids [length] from place `first` on, to be copied soon. DataError when they are not there."""
         if (ids := self._ids) is not None:
+            # Touching a map behind the end of its file would kill the process without a word.
+            if (end := os.lseek(self._descriptor, 0, os.SEEK_END)) < self._size:
+                raise self._cut_short(end)
             return ids[first : first + length]
         out = np.empty(length, self._dtype)
         left, offset = out, first * self._dtype.itemsize
         traffic().read(out.nbytes)
         while (count := self._pread(left, offset)) < left.nbytes:
             if not count:
-                raise DataError(f"{self.path} ends at byte {offset:,}: it was cut short; bring it back.")
+                raise self._cut_short(offset)
             left, offset = left.view(np.uint8)[count:], offset + count
         return out
+
+    def _cut_short(self, end: int) -> DataError:
+        return DataError(f"{self.path} ends at byte {end:,}: it was cut short; bring it back.")
 
     def will_need(self, first: int, length: int) -> None:
         """Ask the system to read these ids; returns at once."""

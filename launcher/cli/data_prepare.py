@@ -96,7 +96,9 @@ def _on_cluster(config: "PrepareConfig", file: Path, asked: list[str], force: bo
 def _warn(done: "Prepared") -> None:
     """Say what a user should know before going on."""
     if done.num_broken:
-        typer.echo(f"Records that could not be read: {done.num_broken:,}; they are in {done.out}/broken.jsonl.", err=True)
+        typer.echo(
+            f"Records that could not be read: {done.num_broken:,}; they are in {done.out}/broken.jsonl.", err=True
+        )
     for name in done.unread:
         typer.echo(f"Nothing of the source {name} could be read: it is not in the data.", err=True)
     validation = done.sets.get("validation")
