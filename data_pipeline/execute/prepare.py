@@ -61,12 +61,9 @@ class Prepared:
     sets: dict[str, Manifest]
     """By name: train and, where there is one, validation."""
     seconds: dict[str, float]
-    """By stage, over all runs that worked at it; empty when there was nothing to do."""
-
-    @property
-    def up_to_date(self) -> bool:
-        """True when there was nothing to do."""
-        return not self.seconds
+    """By stage, over all runs that worked at it; empty for what was found."""
+    up_to_date: bool
+    """True when there was nothing to do."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -101,12 +98,12 @@ def prepare(config: PrepareConfig, force: bool = False) -> Prepared:
     with beginning(config, force) as stamp:
         if stamp is not None:
             seconds = with_fallback(lambda fast: _do(Job.create(config), stamp, fast))
-    return _opened(config.out, seconds)
+    return _opened(config.out, seconds, up_to_date=stamp is None)
 
 
 def found(config: PrepareConfig) -> Prepared | None:
     """What `prepare` would find up to date; None when there is something to do."""
-    return _opened(config.out, {}) if holds(config.out.resolve(), stamp_of(config)) else None
+    return _opened(config.out, {}, up_to_date=True) if holds(config.out.resolve(), stamp_of(config)) else None
 
 
 def _tell_passed_over(config: PrepareConfig) -> None:
@@ -230,9 +227,9 @@ def _set_names(out: Path) -> list[str]:
     return ["train", "validation"] if config["validation_fraction"] > 0 else ["train"]
 
 
-def _opened(out: Path, seconds: dict[str, float]) -> Prepared:
+def _opened(out: Path, seconds: dict[str, float], up_to_date: bool) -> Prepared:
     sets = {name: ShardSet.open(out / name).manifest for name in _set_names(out)}
-    return Prepared(out, sets, seconds)
+    return Prepared(out, sets, seconds, up_to_date)
 
 
 def refuse_to_replace_others(out: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,7 +50,7 @@ def wait_for(config: "PrepareConfig", cluster: "ClusterConfig", force: bool) -> 
             typer.echo("The jobs go on. --status instead of --wait says how far they are.", err=True)
             raise
     if done := found(config):
-        return done
+        return replace(done, up_to_date=not jobs)
     raise UserError(_failed(config, status(config)))
 
 

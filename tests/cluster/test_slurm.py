@@ -61,7 +61,7 @@ def test_an_array_gives_the_bytes_of_the_local_driver(corpus: Path, tmp_path: Pa
     said = prepare(config, "--cluster", "slurm.yaml", "--dry-run", environment=cluster)
     assert f"sbatch --parsable '{there}/out.slurm/01-scan.sh'\n" in said
     said = prepare(config, "--cluster", "slurm.yaml", "--wait", environment=cluster)
-    assert "scan " in said and "publish " in said and "tokenizer:" in said
+    assert "scan " in said and "publish " in said and "is ready; tokenizer:" in said
     assert contents(there / "out") == contents(here / "out") and len(contents(here / "out")) > 10
     assert not (there / "out.work").exists() and (there / "out.report.html").exists()
     assert (there / "was_set_up").exists() and len(list((there / "out.slurm").glob("tokenize-*_*.log"))) == 2
