@@ -139,6 +139,8 @@ class FillInTheMiddleConfig(Settings):
     """Special token before the middle."""
     suffix: str = "<|fim_suffix|>"
     """Special token before the suffix."""
+    sources: list[str] = []
+    """Sources whose documents are rearranged, by name or path: those with code, say; empty: all."""
 
 
 class DataConfig(Settings):

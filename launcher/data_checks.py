@@ -148,6 +148,8 @@ def _fim(config: RunConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
     """Its tokens exist, and a sequence has room for them."""
     try:
         fill_in_the_middle(config, tokenizer)
+        for key in config.data.fim.sources if config.data.fim else []:
+            source_named(config.data.sources, key, "data.fim.sources")
     except UserError as problem:
         setting, _, message = str(problem).partition(": ")
         yield error(setting, message)

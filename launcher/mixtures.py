@@ -43,6 +43,18 @@ def fill_in_the_middle(config: RunConfig, tokenizer: Tokenizer) -> FillInTheMidd
     return FillInTheMiddle(fim.rate, fim.spm_rate, **ids, eos_id=tokenizer.eos_id, seed=config.seed)
 
 
+def fim_sources(config: RunConfig, mixture: Mixture) -> list[int]:
+    """Numbers, in the mixture, of the sources whose documents are rearranged. UserError for an unknown name."""
+    data = config.data
+    if data.fim is None:
+        return []
+    if not data.fim.sources:
+        return list(range(len(mixture.sources)))
+    named = [data.sources[source_named(data.sources, key, "data.fim.sources")] for key in data.fim.sources]
+    prefixes = {as_prefix(source.path) for source in named}
+    return [number for number, shards in enumerate(mixture.sources) if shards.prefix in prefixes]
+
+
 def validation_mixture(config: RunConfig, tokenizer_digest: str | None = None) -> Mixture:
     """The mixture that the run validates on."""
     pairs = [(source.path, source.weight) for source in config.data.validation]

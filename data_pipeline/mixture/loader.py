@@ -13,6 +13,9 @@ from data_pipeline.mixture.mixture import Mixture, samples_digest
 _SAMPLES_PLANNED = 4096
 """Samples computed at once: numpy's cost per call is then spread over many small steps."""
 
+Rearrange = Callable[[np.ndarray, np.ndarray], None]
+"""Changes rows int64 [n, seq_len + 1] of the samples int64 [n] in place, not where their targets are."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,7 +44,7 @@ class Loader:
         rank: int = 0,
         ranks: int = 1,
         skip_steps: Sequence[range] = (),
-        rearrange: Callable[[np.ndarray, np.ndarray], None] | None = None,
+        rearrange: Rearrange | None = None,
     ) -> None:
         """Take the rank-th contiguous slice of each step. DataError when the ranks do not divide the batch.
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from data_pipeline.mixture import Loader, Mixture
+from data_pipeline.mixture.loader import Rearrange
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
 from launcher.errors import UserError
-from launcher.mixtures import fill_in_the_middle, validation_mixture
+from launcher.mixtures import fill_in_the_middle, fim_sources, validation_mixture
 from launcher.train.left_out import skipped_steps
 
 PADDING = -1
@@ -28,8 +29,23 @@ def train_loader(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer, data
             f"train.global_batch_size={batch} does not divide into {data_ranks} data parallel ranks x "
             f"train.micro_batch_size={micro}; the nearest that do: {', '.join(map(str, near))}"
         )
-    rearrange = fill_in_the_middle(config, tokenizer)
+    rearrange = _rearranging(config, mixture, tokenizer)
     return Loader(mixture, batch, data_rank, data_ranks, skipped_steps(config), rearrange)
+
+
+def _rearranging(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> Rearrange | None:
+    """Fill-in-the-middle for the rows of the sources that have it."""
+    fim, sources = fill_in_the_middle(config, tokenizer), fim_sources(config, mixture)
+    if fim is None or len(sources) == len(mixture.sources):
+        return fim
+
+    def rearrange(rows: np.ndarray, samples: np.ndarray) -> None:
+        mine = np.isin(mixture.segments(samples)[0], sources)
+        chosen = rows[mine]
+        fim(chosen, samples[mine])
+        rows[mine] = chosen
+
+    return rearrange
 
 
 def to_micro_batches(tokens: np.ndarray, micro_batch_size: int, device: torch.device) -> list[Tensor]:

@@ -8,6 +8,7 @@ from data_pipeline.mixture import Mixture
 from data_pipeline.mixture.blend import PERIOD, quotas
 from data_pipeline.tokenizer import Tokenizer
 from launcher.config import RunConfig
+from launcher.mixtures import fim_sources
 
 Segments = list[tuple[int, dict[str, int]]]
 """First sample of each segment, and the quota of each of its sources by digest, in the mixture's order."""
@@ -28,7 +29,8 @@ def data_order(config: RunConfig, mixture: Mixture, tokenizer: Tokenizer) -> dic
     if config.data.packing != "contiguous":
         order["packing"] = config.data.packing
     if config.data.fim is not None:
-        order["fim"] = config.data.fim.model_dump(mode="json")
+        order["fim"] = config.data.fim.model_dump(mode="json", exclude={"sources"})
+        order["fim_sources"] = [mixture.sources[number].digest for number in fim_sources(config, mixture)]
     return order
 
 
@@ -51,6 +53,12 @@ def past(order: Mapping[str, Any], samples: int) -> Segments:
         digests, weights = zip(*order["sources"], strict=True)
         return [(0, dict(zip(digests, quotas(weights), strict=True)))] if samples else []
     return [(first, dict(some)) for first, some in order["segments"] if first < samples]
+
+
+def rearranged(order: Mapping[str, Any], samples: int) -> set[str]:
+    """Digests of the sources that gave some of so many samples, rearranged for fill-in-the-middle."""
+    read = {digest for _, some in past(order, samples) for digest in some}
+    return read.intersection(order.get("fim_sources", read)) if "fim" in order else set()
 
 
 def in_words(segments: Segments, seq_len: int, names: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from launcher.cluster.ranks import Ranks
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.monitor.events import EventLog, read_events, read_json_lines
-from launcher.train.data_order import in_words, past
+from launcher.train.data_order import in_words, past, rearranged
 from launcher.train.examine import shared_faults
 from launcher.train.run_folder import RunFolder, load_config
 from launcher.yaml_config import dump
@@ -169,6 +169,14 @@ def check_same_run(checkpoint: Path, manifest: Manifest, config: RunConfig, data
     samples = manifest.step * config.train.global_batch_size
     if past(manifest.data_order, samples) != past(data_order, samples):
         raise UserError(_changed_past(checkpoint, manifest.data_order, config, data_order, samples))
+    was_fim, is_fim = (rearranged(order, samples) for order in (manifest.data_order, data_order))
+    if was_fim != is_fim:
+        names = _source_names(config)
+        changed = ", ".join(sorted(names.get(digest, digest[:12]) for digest in was_fim ^ is_fim))
+        raise UserError(
+            f"{checkpoint}: data.fim.sources has changed for {changed}, of which this run has read already, so it "
+            "would not go on as the same training. Set it back, or use another run_dir."
+        )
 
 
 def _changed_past(checkpoint: Path, then: dict[str, Any], config: RunConfig, now: dict[str, Any], samples: int) -> str:
@@ -194,8 +202,8 @@ def _source_names(config: RunConfig) -> dict[str, str]:
     return names
 
 
-_MIXTURE = {"sources", "segments"}
-"""The mixture in a recorded data order."""
+_MIXTURE = {"sources", "segments", "fim_sources"}
+"""What a recorded data order says of the mixture's sources, of which only the past counts."""
 _SETTINGS = {
     "seed": "seed",
     "seq_len": "train.seq_len",

@@ -38,6 +38,10 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([text], 320, special_tokens=SENTINELS)
     tokenizer.save(folder / "tokenizer")
     tokenize([folder / "code.jsonl"], tokenizer, folder / "train")
+    (folder / "prose.jsonl").write_text(
+        "".join(json.dumps({"text": part[::-1]}) + "\n" for part in parts if part.strip())
+    )
+    tokenize([folder / "prose.jsonl"], tokenizer, folder / "prose")
     return folder
 
 
@@ -136,6 +140,34 @@ def test_batches_hold_the_sentinels_at_the_wanted_rate(packed_run):
     assert len(set(counts.values())) == 1 and counts[sentinels[0]] > 100
 
 
+def two_sources(code: Path, **fim) -> dict:
+    return {"sources": [{"path": str(code / "train")}, {"path": str(code / "prose"), "weight": 2}], "fim": fim}
+
+
+def test_documents_of_other_sources_stay_as_they_are(packed_run, code):
+    config = load(packed_run(**two_sources(code, rate=0.9, sources=["train"])), RunConfig, []).value
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    mixture = training_mixture(config, tokenizer.digest)
+    loader = train_loader(config, mixture, tokenizer, 0, 1)
+    prefix, seen = tokenizer.special_tokens[SENTINELS[0]], Counter[tuple[str, bool]]()
+    for step in range(1, 20):
+        samples = mixture.samples((step - 1) * 8, 8)
+        for (source, _), row in zip(samples.tolist(), loader.batch(step).tokens, strict=True):
+            seen[mixture.sources[source].prefix.name, bool(np.isin(row, [prefix, ~prefix]).any())] += 1
+    assert seen["train", True] > 10 * seen["train", False] and seen["prose", False] > 50 and not seen["prose", True]
+
+
+def test_a_source_that_comes_later_may_be_rearranged_and_one_that_was_read_may_not(packed_run, code):
+    later = two_sources(code, sources=["train"])
+    later["sources"][1]["weight"] = 0
+    train_in_ranks(packed_run(**later), "train.stop_at_step=5")
+    both = {"from_token": 5 * 8 * 64, "weights": {"train": 1, "prose": 1}}
+    more = later | {"segments": [both], "fim": {"sources": ["train", "prose"]}}
+    train_in_ranks(packed_run(**more), "train.stop_at_step=7")
+    output = train_in_ranks(packed_run(**more | {"fim": {"sources": ["train"]}}), code=2)
+    assert f"data.fim.sources has changed for {code / 'prose'}, of which this run has read already" in output
+
+
 def said(path: Path, severity: str) -> dict[str, str]:
     found = check(load(path, RunConfig, []).value)
     return {problem.setting: problem.message for problem in found if problem.severity == severity}
@@ -146,6 +178,8 @@ def test_config_check_knows_what_does_not_go_together(packed_run, tiny_data, cod
     assert "keeps them apart" in said(packed_run(separate_documents=False), "note")["data.packing"]
     tokens = {"prefix": "<|endoftext|>", "middle": "<PRE>"}
     assert "'<PRE>' is no special token" in said(packed_run(fim=tokens), "error")["data.fim.middle"]
+    unknown = said(packed_run(fim={"sources": ["web"]}), "error")["data.fim.sources"]
+    assert unknown == "'web' is none of data.sources, which are: train"
     assert "four different" in said(packed_run(fim={"prefix": "<|endoftext|>"}), "error")["data.fim"]
     plain = {"tokenizer": str(tiny_data / "tokenizer"), "sources": [{"path": str(tiny_data / "train")}]}
     found = said(packed_run(fim={}, **plain), "error")["data.fim.prefix"]
