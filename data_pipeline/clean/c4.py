@@ -11,7 +11,6 @@ from data_pipeline.read import Document
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _SENTENCE = re.compile(r"[.!?。！？][\"'”’)\]]*(?:\s+|(?<=[。！？]))(?=\S)")
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-_LOREM, _JAVASCRIPT, _CURLY = "lorem ipsum", "javascript", "{"
 
 
 class C4(StepSettings):
@@ -29,9 +28,10 @@ class C4(StepSettings):
     max_word_length: PositiveInt | None = 1000
     """Lines with a longer word go."""
     min_sentences: NonNegativeInt | None = 5
-    """Documents with fewer sentences, in the lines that are kept, go."""
+    """Documents with fewer sentences, in the lines that are kept, go. A sentence ends with its line, or with a mark
+    before white space, that of an abbreviation too."""
     citations: bool = True
-    """Take out [1], [edit] and [citation needed]."""
+    """Take out [1], [edit] and [citation needed], before the end of a line is looked at."""
     javascript: bool = True
     """Lines that mention JavaScript go."""
     policies: bool = True
@@ -39,7 +39,7 @@ class C4(StepSettings):
     lorem_ipsum: bool = True
     """Documents with `lorem ipsum` in such a line go."""
     curly_brackets: bool = True
-    """Documents with { in such a line go: they are source code."""
+    """Documents with { in such a line go, unless it mentions JavaScript: they are source code."""
 
     def build(self) -> Step:
         """Filter the lines, then count the sentences."""
@@ -49,22 +49,24 @@ class C4(StepSettings):
 class _Filter:
     def __init__(self, settings: C4) -> None:
         self._settings = settings
-        self._dropping = (*(_POLICIES if settings.policies else ()), *((_JAVASCRIPT,) if settings.javascript else ()))
-        self._ending = (*((_LOREM,) if settings.lorem_ipsum else ()), *((_CURLY,) if settings.curly_brackets else ()))
+        self._phrases = [  # in the order of the published code: of a line with two of them the first counts
+            *[("lorem ipsum", True)] * settings.lorem_ipsum,
+            *[("javascript", False)] * settings.javascript,
+            *[("{", True)] * settings.curly_brackets,
+            *[(policy, False) for policy in _POLICIES if settings.policies],
+        ]
+        """What a line may say, and whether the document goes with it."""
 
     def __call__(self, document: Document) -> Document | Rejected:
         lowered = document.text.lower()
-        dropping = [phrase for phrase in self._dropping if phrase in lowered]
-        ending = [phrase for phrase in self._ending if phrase in lowered]
+        phrases = [(phrase, ends) for phrase, ends in self._phrases if phrase in lowered]
         kept = []
         for line in filter(None, map(self._shaped, document.text.splitlines())):
-            if dropping or ending:
-                small = line.lower()
-                if bad := _first(ending, small):
-                    return Rejected("c4", f"a line with {bad}")
-                if _first(dropping, small):
-                    continue
-            kept.append(line)
+            found, ends = _first(phrases, line.lower()) if phrases else (None, False)
+            if ends:
+                return Rejected("c4", f"a line with {found}")
+            if not found:
+                kept.append(line)
         least = self._settings.min_sentences
         if least is not None and len(kept) < least and _sentences(kept) < least:
             return Rejected("c4", f"fewer than {least} sentences")
@@ -88,8 +90,8 @@ class _Filter:
         return line
 
 
-def _first(phrases: list[str], line: str) -> str | None:
-    return next((phrase for phrase in phrases if phrase in line), None)
+def _first(phrases: list[tuple[str, bool]], line: str) -> tuple[str | None, bool]:
+    return next((found for found in phrases if found[0] in line), (None, False))
 
 
 def _sentences(lines: list[str]) -> int:

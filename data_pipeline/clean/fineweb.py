@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from data_pipeline.clean.gopher_quality import words_and_marks
 from data_pipeline.clean.repetition import duplicates
 from data_pipeline.clean.step import Rejected, Step, StepSettings
 from data_pipeline.clean.view import View, view_of
@@ -15,7 +16,10 @@ SENTENCE_ENDS = ".!?…‼‽⁇⁈⁉。！？．｡﹒﹖﹗։؝؞؟۔।॥�
 
 
 class FineWeb(StepSettings):
-    """Rules for lines, with the published thresholds; a rule whose threshold is null is off."""
+    """Rules for lines, with the thresholds of the published code; a rule whose threshold is null is off.
+
+    Lines are those that are not blank, without white space around them.
+    """
 
     step: Literal["fineweb"]
     """Selects this step."""
@@ -28,9 +32,10 @@ class FineWeb(StepSettings):
     short_line: NonNegativeInt = 30
     """A line of at most so many characters is short."""
     max_duplicate_line_characters: Share | None = 0.01
-    """Greatest share of characters in lines that are an earlier line again."""
+    """Greatest share of characters in lines that are an earlier line again: 0.01 in the code, 0.1 in the paper."""
     max_newlines_per_word: NonNegativeFloat | None = 0.3
-    """Most line breaks for each word: more make a list. Words are the units of data_pipeline.units."""
+    """Most line breaks for each word: more make a list. As in FineWeb's code, where alone this rule stands, each mark
+    of punctuation is a word beside the units of data_pipeline.units."""
 
     def build(self) -> Step:
         """Apply the rules."""
@@ -58,6 +63,6 @@ class FineWeb(StepSettings):
         if most is not None and duplicates(view.lines, len(view.text) - breaks)[1] > most:
             return f"more than {most:g} of the characters are in duplicate lines"
         most = self.max_newlines_per_word
-        if most is not None and breaks > most * view.num_units:
+        if most is not None and breaks > most * words_and_marks(view):
             return f"more than {most:g} line breaks a word"
         return None

@@ -14,13 +14,14 @@ from data_pipeline.read import Document
 Share = Annotated[float, Field(ge=0, le=1)]
 _ELLIPSES = ("...", "…")
 _BULLETS = ("•", "-")
+_ROWS = ".-~"
 
 
 class GopherQuality(StepSettings):
     """Rules for text of words, with the paper's thresholds; a rule whose threshold is null is off.
 
-    Words are the units of data_pipeline.units. The rules are meant for English: give `languages: [en]`, or, for other
-    languages, their own `stop_words`.
+    Words are the units of data_pipeline.units; lines those that are not blank, without white space around them. The
+    rules are meant for English: give `languages: [en]`, or, for other languages, their own `stop_words`.
     """
 
     step: Literal["gopher_quality"]
@@ -42,8 +43,8 @@ class GopherQuality(StepSettings):
     min_alphabetic_words: Share | None = 0.8
     """Least share of words with a letter."""
     punctuation_counts: bool = True
-    """Whether each mark of punctuation is a word without a letter, as in FineWeb's pipeline; false: only words between
-    spaces are, which lets through more source code and tables."""
+    """Whether each mark of punctuation is a word without a letter, and a row of dots, hyphens or tildes one, as in
+    FineWeb's pipeline; false: only words between spaces are, which lets through more source code and tables."""
     min_stop_words: NonNegativeInt | None = 2
     """How many of the stop words must be there."""
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -78,7 +79,7 @@ class GopherQuality(StepSettings):
     def _symbols(self, view: View) -> str | None:
         if self.max_symbols_per_word is None:
             return None
-        most = self.max_symbols_per_word * (view.num_units + _marks(view))
+        most = self.max_symbols_per_word * words_and_marks(view)
         if view.text.count("#") > most:
             return f"more than {self.max_symbols_per_word:g} hash signs a word"
         if sum(map(view.text.count, _ELLIPSES)) > most:
@@ -105,7 +106,7 @@ class GopherQuality(StepSettings):
     def _alphabetic(self, view: View) -> float:
         """Share of words with a letter; 1 for a text without words."""
         if self.punctuation_counts:
-            starts, words = view.spans[0], view.num_units + _marks(view) - _inside(view)
+            starts, words = view.spans[0], words_and_marks(view)
         else:
             starts = _between_spaces(view.categories)
             words = len(starts)
@@ -120,8 +121,10 @@ def is_letter(kinds: units.Categories) -> NDArray[np.bool_]:
     return ((kinds >= units.UPPERCASE) & (kinds < units.DIGIT)) | (kinds >= units.HAN)
 
 
-def _marks(view: View) -> int:
-    return view.counts[units.PUNCTUATION] + view.counts[units.SYMBOL]
+def words_and_marks(view: View) -> int:
+    """How many words there are where each mark of punctuation is one."""
+    marks = view.counts[units.PUNCTUATION] + view.counts[units.SYMBOL]
+    return view.num_units + marks - _inside(view) - _in_rows(view)
 
 
 def _inside(view: View) -> int:
@@ -132,6 +135,12 @@ def _inside(view: View) -> int:
     apostrophes = (codepoints[1:-1] == ord("'")) | (codepoints[1:-1] == ord("’"))
     of_numbers = int(np.count_nonzero(marks & digits[:-2] & digits[2:]))
     return 2 * of_numbers + int(np.count_nonzero(apostrophes & letters[:-2] & letters[2:]))
+
+
+def _in_rows(view: View) -> int:
+    """How many marks follow another like them where a row is one word: an ellipsis, a dash, a ruler."""
+    again = view.codepoints[1:][view.codepoints[1:] == view.codepoints[:-1]]
+    return sum(int(np.count_nonzero(again == ord(mark))) for mark in _ROWS)
 
 
 def _between_spaces(kinds: units.Categories) -> NDArray[np.int64]:

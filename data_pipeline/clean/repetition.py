@@ -20,6 +20,7 @@ class Repetition(StepSettings):
     """How much of a text may be said twice, with the paper's thresholds; a rule whose threshold is null is off.
 
     Words are the units of data_pipeline.units, so that characters of Chinese are: give Chinese its own step, `chinese`.
+    Lines are those that are not blank, without white space around them.
     """
 
     step: Literal["repetition"]
@@ -33,9 +34,10 @@ class Repetition(StepSettings):
     max_duplicate_paragraph_characters: Share | None = 0.2
     """Greatest share of characters in such paragraphs."""
     max_top_ngram: Shares = Field({2: 0.2, 3: 0.18, 4: 0.16})
-    """For n words: the greatest share of characters in the commonest n-gram."""
+    """For n words: the greatest share of characters in the commonest n-gram of those that come more than once."""
     max_duplicate_ngrams: Shares = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
-    """For n words: the greatest share of characters in n-grams that are an earlier one again, none counted twice."""
+    """For n words: the greatest share of characters in n-grams that are an earlier one again, none counted twice; what
+    is between their words counts too."""
 
     def build(self) -> Step:
         """Apply the rules, the cheap ones first."""

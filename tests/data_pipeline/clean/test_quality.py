@@ -63,6 +63,12 @@ def test_prose_passes_all_rules():
             {"min_alphabetic_words": 0.89},
             "letters in less than 0.89 of the words",
         ),
+        (
+            "the word and that...... and\n------\n~~~\n" * 10,
+            {"max_symbols_per_word": 1, "min_alphabetic_words": 0.62},
+            None,
+        ),
+        ("the word and that\n==\n" * 20, {}, "letters in less than 0.8 of the words"),
         ("the word - and | " * 20, {"punctuation_counts": False}, "letters in less than 0.8 of the words"),
         ("words other banded toe oft " * 20, {}, "fewer than 2 stop words"),
         ("words other the with toe " * 20, {}, None),
@@ -117,6 +123,11 @@ def test_words_of_one_character_are_no_short_words_where_words_have_no_spaces():
             {},
             "more than 0.3 line breaks a word",
         ),
+        (
+            "Words, with (some) marks: all of these count as well!\n\n\n\n" * 3,
+            {"max_duplicate_line_characters": 1},
+            None,
+        ),
         (SENTENCES, {"stop_characters": "。"}, "less than 0.12 of the lines end with punctuation"),
     ],
 )
@@ -161,6 +172,9 @@ def test_c4_keeps_lines_that_are_sentences():
         ("Now comes Lorem Ipsum dolor sit amet.", "a line with lorem ipsum"),
         ("Then the code was { return 1; } of it.", "a line with {"),
         ("a heading with { and lorem ipsum", None),
+        ("This JavaScript is function() { return 1; } of it.", None),
+        ("This JavaScript is lorem ipsum of it.", "a line with lorem ipsum"),
+        ("The privacy policy is { return 1; } of it.", "a line with {"),
     ],
 )
 def test_c4_drops_documents_for_what_a_sentence_says(line, expected):
