@@ -21,6 +21,9 @@ _LOST = "?\x1a\ufffd"
 class Encoding(StepSettings):
     """Repairs mojibake (`schÃ¶n` becomes `schön`) with ftfy; other things that ftfy does are other steps here.
 
+    That is UTF-8 which was read in an encoding of one byte a character (cp1252, latin-1, cp1251, ...), also twice. What
+    was read as GBK, Big5 or Shift-JIS stays: bytes are lost in it. So does what never was UTF-8: a source has
+    `encoding` for that.
     ftfy sees only lines with two characters in a row that could be UTF-8 misread: clean text costs one fast search.
     """
 

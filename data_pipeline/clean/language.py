@@ -36,7 +36,8 @@ class Language(StepSettings):
 
         def step(document: Document) -> Document | Rejected:
             if document.language is None:
-                language, probability = (CHINESE, 1.0) if is_han(document.text) else predict(document.text[:most])
+                beginning = document.text[:most]
+                language, probability = (CHINESE, 1.0) if is_han(beginning) else predict(beginning)
                 if probability >= self.min_probability:
                     document = replace(document, language=language)
             if self.keep is None or document.language in self.keep:

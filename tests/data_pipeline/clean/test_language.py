@@ -55,6 +55,7 @@ def test_verse_in_traditional_characters_is_chinese():
 def test_only_the_beginning_counts_and_odd_characters_do_no_harm():
     text = SENTENCES["en"] * 3 + SENTENCES["de"] * 50
     assert Cleaner([settings("language", characters=180)])(document(text)).language == "en"
+    assert Cleaner([settings("language", characters=180)])(document("今天天气很好。" * 30 + text)).language == "zh"
     assert Cleaner([settings("language")])(document("\ud800 \x00\n" + SENTENCES["fr"])).language == "fr"
 
 
