@@ -19,7 +19,10 @@ _SHORTEST = 9
 """Fewest digits in a number that is looked for."""
 _WIDE_FIRST, _WIDE_LAST = ord("（"), ord("９")
 
-_CARD = re.compile(r"(?:(\d{4})([ -])\d{4}\2\d{4}\2\d{1,7}|\d{4}([ -])\d{6}\3\d{5}|\d{13,19})(?![A-Za-z0-9]|[.-]\d)")
+_CARD = re.compile(
+    r"(?:(?<!\d{4} )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{5})(?! \d{4})"  # no row of numbers
+    r"|\d{13,19})(?![A-Za-z0-9]|[.-]\d)"
+)
 _CHINESE_ID = re.compile(
     r"[1-9]\d{5}(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[0-9Xx](?![A-Za-z0-9])"
 )
@@ -31,7 +34,7 @@ _PHONE = re.compile(
     r"|(?<!\d )(?:1 )?[2-9][0-8]\d [2-9]\d\d \d{4}(?! ?\d|[.,]\d)"  # the same with spaces, when no row of numbers
     r"|1[3-9]\d([ -]?)\d{4}\1\d{4}"  # China, mobile
     r"|\(?0\d{2,3}(?:\) ?|[ -])\d{7,8}"  # China, fixed line
-    r")(?![A-Za-z0-9])"
+    r")(?![A-Za-z0-9]|\.\d)"
 )
 _IBAN = re.compile(r"[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,30}")
 _IBAN_LENGTHS = {
