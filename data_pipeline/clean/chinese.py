@@ -20,15 +20,15 @@ _BROKEN = ("锟斤拷", "烫烫烫", "屯屯屯")
 class Chinese(StepSettings):
     """Rules for Chinese text, simplified or traditional; a rule whose threshold is null is off.
 
-    In a corpus of several languages give `languages: [zh]`. The shares are of the characters that are not white space,
-    those of n-grams of all. The thresholds are our own: what FineWeb and Gopher ask of English,
-    with about 1.6 characters to a word.
+    In a corpus of several languages give `languages: [zh]`. Other shares than that of Han characters are of the
+    characters that are not white space, those of n-grams of all. The thresholds are our own: what FineWeb and Gopher
+    ask of English, with about 1.6 characters to a word.
     """
 
     step: Literal["chinese"]
     """Selects this step."""
     min_han: Share | None = 0.5
-    """Least share of Han characters."""
+    """Least share of Han characters, each word or number of another script counted as one beside them."""
     min_punctuation: Share | None = 0.005
     """Least share of punctuation: lists of keywords have none."""
     max_punctuation: Share | None = 0.35
@@ -59,7 +59,7 @@ class Chinese(StepSettings):
     def _characters(self, view: View) -> str | None:
         if self.broken and any(mark in view.text for mark in _BROKEN):
             return "broken beyond repair"
-        if self.min_han is not None and view.share(units.HAN) < self.min_han:
+        if self.min_han is not None and view.counts[units.HAN] < self.min_han * view.num_units:
             return f"Han characters are less than {self.min_han:g}"
         marks = view.share(units.PUNCTUATION, units.SYMBOL)
         if self.min_punctuation is not None and marks < self.min_punctuation:

@@ -7,10 +7,11 @@ from data_pipeline.clean.step import Step, StepSettings, with_text
 from data_pipeline.read import Document
 
 _CONTROLS = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # without those that are white space
-_ZERO_WIDTH = "\xad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+_ZERO_WIDTH = "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
 _PRIVATE = "\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd"
 _HALVES = re.compile("[\ud800-\udfff]")
-_ESCAPES = re.compile("\x1b\\[[0-?]*[ -/]*[@-~]")
+_ESCAPES = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b\n]*(?:\x07|\x1b\\\\)|[ -/]+[0-~])")
+"""Of ECMA-48: colours and the like, what a terminal is told (its title, a link), sets of characters."""
 
 
 class Control(StepSettings):

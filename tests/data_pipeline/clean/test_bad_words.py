@@ -21,6 +21,8 @@ LISTED = "a listed word"
         ("Free PORN here", "en", LISTED),
         ("a sex-video of", "en", LISTED),
         ("Scunthorpe, pornography law, sextet and videos", "en", None),
+        ("Strap on your boots: a first-hand job report on the MILF of Mindanao", "en", None),
+        ("人口爆炸，出口爆发式增长，红颜射手，预约炮兵；或傳淫蕩歸不得，积芦灰以止淫水", "zh", None),
         ("我们有成人电影可以看", "zh", LISTED),
         ("这是成人的电影", "zh", None),
         ("Free porn here", "zh", None),

@@ -30,9 +30,10 @@ def test_chinese_passes_its_own_rules_and_would_not_pass_those_for_english(text)
         ("This is an English text, with a few 汉字 in it.", {}, "Han characters are less than 0.5"),
         (
             "汉字 abc 汉字汉",
-            {"min_han": 0.7, "min_punctuation": None, "min_ended_lines": None},
-            "Han characters are less than 0.7",
+            {"min_han": 0.9, "min_punctuation": None, "min_ended_lines": None},
+            "Han characters are less than 0.9",
         ),
+        ("我们使用 PyTorch 和 CUDA 来训练 Transformer 模型，与 baseline 相比，MMLU 和 HellaSwag 都有提升。", {}, None),
         ("手机电脑平板耳机音箱键盘鼠标显示器打印机路由器", {}, "punctuation is less than 0.005"),
         ("好！！！坏人？？？行走。。。来，，，", {"min_han": 0.1}, "punctuation is more than 0.35"),
         (

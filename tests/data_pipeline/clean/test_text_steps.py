@@ -64,6 +64,7 @@ def test_control_characters():
     assert clean(text, "control") == "abred cdef\u200dg\ue000\tx\n"
     assert clean(text, "control", private_use=True) == "abred cdef\u200dg\tx\n"
     assert clean("a\u200bb\x01", "control", zero_width=False) == "a\u200bb"
+    assert clean("\x1b]0;title\x07a\x1b]8;;x:y\x1b\\b\x1b(B \x1b]c\nd\x07", "control") == "ab ]c\nd"
     assert clean("a\ud800b", "control") == "a\ufffdb"
     assert clean("👩\u200d🔬 می\u200cخواهم", "control") == "👩\u200d🔬 می\u200cخواهم"
 
