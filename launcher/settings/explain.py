@@ -77,12 +77,24 @@ def _described(name: str, kinds: Sequence[type[BaseModel]], loaded: Loaded[Any] 
     for schema in kinds:
         settings = list(settings_of(schema))
         chosen = [s for s in settings if not name or s.name == generic or s.name.startswith(generic + ".")]
+        if loaded is not None:
+            chosen = [s for s in chosen if not _of_another_choice(s.when, name, loaded)]
         if chosen:
             return [_explained(setting, name, generic, loaded) for setting in chosen]
     group, _, key = generic.rpartition(".")
     all_names = [setting.name for setting in settings_of(kinds[0])]
     siblings = [other.rpartition(".")[2] for other in all_names if other.rpartition(".")[0] == group]
     raise UserError(f"{name}: {advise(key, group, siblings or all_names, all_names)[0]}")
+
+
+def _of_another_choice(when: str, name: str, loaded: Loaded[Any]) -> bool:
+    """Whether a setting goes with another choice than the one that this item of a list has made."""
+    place, _, choices = when.partition("=")
+    parts, given = place.split("."), name.split(".")
+    item = [here if part == "N" else part for part, here in zip(parts, given, strict=False)] + parts[len(given) :]
+    if item == parts or "N" in item:
+        return False
+    return str(_lookup(loaded.value.model_dump(mode="json"), ".".join(item))) not in choices.split(" or ")
 
 
 def _require_items(name: str, loaded: Loaded[Any]) -> None:
@@ -103,7 +115,7 @@ def _explained(setting: Setting, name: str, generic: str, loaded: Loaded[Any] | 
         default = default.model_dump(mode="json")
     found = {
         "name": full,
-        "doc": setting.doc,
+        "doc": "\n  ".join([setting.doc, *setting.meanings]),
         "type": setting.type,
         "group": setting.is_group,
         "required": setting.required,

@@ -48,6 +48,8 @@ class Setting:
     """For a setting of one choice among several groups: the choice, such as `optimizer.schedule.name=wsd`."""
     choices: tuple[Any, ...] = ()
     """The allowed values, where they are a fixed few."""
+    meanings: tuple[str, ...] = ()
+    """What each choice is, where it chooses among several groups."""
 
 
 def shape_of(annotation: Any, discriminator: str | None = None) -> Shape:
@@ -117,22 +119,30 @@ def _field_settings(info: FieldInfo, name: str, when: str) -> Iterator[Setting]:
 
 
 def _inner_settings(shape: Shape, name: str, when: str) -> Iterator[Setting]:
-    """The settings of one or several groups; one that several groups have comes once."""
-    owners: dict[str, list[type[BaseModel]]] = {}
-    settings: dict[str, list[Setting]] = {}
+    """The settings of one or several groups; one that is the same in several of them comes once."""
+    owners: dict[tuple[str, ...], list[type[BaseModel]]] = {}
+    settings: dict[tuple[str, ...], list[Setting]] = {}
+    tag = dotted(name, shape.tag) if shape.tag else None
     for group in shape.groups:
         for setting in settings_of(group, name, when):
-            owners.setdefault(setting.name, []).append(group)
-            settings.setdefault(setting.name, []).append(setting)
-    for full_name, found in settings.items():
+            meaning = (setting.doc, setting.type, str(setting.default)) if setting.name != tag else ()
+            owners.setdefault((setting.name, *meaning), []).append(group)
+            settings.setdefault((setting.name, *meaning), []).append(setting)
+    for key, found in settings.items():
         setting = found[0]
-        if shape.tag and full_name == dotted(name, shape.tag):
+        if setting.name == tag:
             choices = tuple(choice for one in found for choice in one.choices)
-            setting = replace(setting, choices=choices, type=" | ".join(map(str, choices)))
+            meanings = tuple(map(_said, found, shape.groups))
+            setting = replace(setting, choices=choices, type=" | ".join(map(str, choices)), meanings=meanings)
         elif shape.tag and len(found) < len(shape.groups):
-            tags = [str(tag) for group in owners[full_name] for tag in tags_of(group, shape.tag)]
+            tags = [str(tag) for group in owners[key] for tag in tags_of(group, shape.tag)]
             setting = replace(setting, when=f"{name}.{shape.tag}={' or '.join(tags)}")
         yield setting
+
+
+def _said(tag: Setting, group: type[BaseModel]) -> str:
+    """What a choice is, in the words of its group."""
+    return f"{' or '.join(map(str, tag.choices))}: {' '.join((group.__doc__ or '').split())}"
 
 
 def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

@@ -182,6 +182,17 @@ class TestExplain:
         assert done.returncode == 2
         assert "data.sources: is a list of 1, counted from 0; there is no item 7 in it" in done.stderr
 
+    def test_a_choice_among_groups(self):
+        from launcher.settings.explain import explanations
+
+        file, name = "configs/data/web-crawl.yaml", "max_duplicate_line_characters"
+        found = {kind: explanations([file, f"clean.{place}"]) for place, kind in ((7, "repetition"), (9, "fineweb"))}
+        assert all(f"\n  {kind}: " in found[kind][1]["doc"] for kind in found)
+        assert "javascript" not in str([one["name"] for one in found["fineweb"]])
+        defaults = [one["default"] for kind in found for one in found[kind] if one["name"].endswith(name)]
+        assert defaults == [0.2, 0.01]
+        assert [one["default"] for one in explanations([f"clean.N.{name}"])] == defaults
+
     @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
     def test_a_whole_file(self, path):
         from launcher.settings.explain import explanations, in_words
