@@ -32,9 +32,9 @@ class Function(StepSettings):
     """Calls a Python function with each Document (data_pipeline.read.Document), and with `arguments` by name.
 
     It returns the Document, changed or not (dataclasses.replace), or a new text, or True to keep it as it was, None or
-    False to reject it, or Rejected("step", "reason"), of which the reason is counted (its first 100 characters). Only
-    text and language may change. The same document must always get the same answer: no clock, no chance. What it
-    prints goes to stderr.
+    False to reject it, or data_pipeline.clean.Rejected("step", "reason"), of which the reason is counted (its first 100
+    characters). Only text and language may change. The same document must always get the same answer: no clock, no
+    chance. What it prints goes to stderr.
     """
 
     step: Literal["function"]

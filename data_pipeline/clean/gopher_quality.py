@@ -79,10 +79,11 @@ class GopherQuality(StepSettings):
     def _symbols(self, view: View) -> str | None:
         if self.max_symbols_per_word is None:
             return None
-        most = self.max_symbols_per_word * words_and_marks(view)
-        if view.text.count("#") > most:
+        hashes, ellipses = view.text.count("#"), sum(map(view.text.count, _ELLIPSES))
+        most = self.max_symbols_per_word * words_and_marks(view) if hashes or ellipses else 0
+        if hashes > most:
             return f"more than {self.max_symbols_per_word:g} hash signs a word"
-        if sum(map(view.text.count, _ELLIPSES)) > most:
+        if ellipses > most:
             return f"more than {self.max_symbols_per_word:g} ellipses a word"
         return None
 
@@ -139,8 +140,9 @@ def _inside(view: View) -> int:
 
 def _in_rows(view: View) -> int:
     """How many marks follow another like them where a row is one word: an ellipsis, a dash, a ruler."""
-    again = view.codepoints[1:][view.codepoints[1:] == view.codepoints[:-1]]
-    return sum(int(np.count_nonzero(again == ord(mark))) for mark in _ROWS)
+    marks = [ord(mark) for mark in _ROWS if mark * 2 in view.text]
+    again = view.codepoints[1:][view.codepoints[1:] == view.codepoints[:-1]] if marks else view.codepoints[:0]
+    return sum(int(np.count_nonzero(again == mark)) for mark in marks)
 
 
 def _between_spaces(kinds: units.Categories) -> NDArray[np.int64]:
