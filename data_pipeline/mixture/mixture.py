@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.mixture.masking import ids_of
 from data_pipeline.mixture.permutation import Permutation
 from data_pipeline.mixture.segments import Segment, Segments, Weight
 from data_pipeline.mixture.skip import Skipped
@@ -89,6 +90,9 @@ class Mixture:
             self.windows[source].read(windows, mine)
             if source in self.skipped:
                 self.skipped[source].hide(windows, mine)
+        vocab_size = self.sources[0].manifest.vocab_size  # one tokenizer made them all
+        if out.size and (out.max() >= vocab_size or out.min() < -vocab_size):
+            raise self._damaged(samples, out)
         return out
 
     def num_targets(self, samples: np.ndarray) -> int:
@@ -131,6 +135,17 @@ class Mixture:
     def windows_with(self, source: int, first: int, end: int) -> Iterable[int]:
         """Return the windows of a source that hold any of its tokens first..end-1."""
         return self.windows[source].windows_with(first, end)
+
+    def _damaged(self, samples: np.ndarray, rows: np.ndarray) -> DataError:
+        """What to say of rows with an id that no model knows: as an index it would end the run in a traceback."""
+        ids, vocab_size = ids_of(rows), self.sources[0].manifest.vocab_size
+        row, column = np.argwhere(ids >= vocab_size)[0].tolist()
+        shards = self.sources[samples[row, 0]]
+        return DataError(
+            f"{shards.prefix} holds the id {ids[row, column]} in window {samples[row, 1]}, its tokenizer has "
+            f"{vocab_size:,} ids: a token file is damaged; `megamodel data verify {shards.prefix}` tells which. "
+            "Bring it back or prepare the data again."
+        )
 
     def _shuffled(self, source: int, positions: np.ndarray) -> np.ndarray:
         """Map positions in a source's endless sequence to windows, each epoch under its own permutation."""

@@ -15,6 +15,8 @@ import pytest
 from data_pipeline.errors import DataError
 from data_pipeline.execute import tokenize
 from data_pipeline.mixture import Loader, Mixture, samples_digest
+from data_pipeline.mixture.packed import PackedWindows
+from data_pipeline.mixture.windows import Windows
 from data_pipeline.shards import ShardSet, token_files
 from data_pipeline.shards.manifest import FileRecord, Manifest, ShardRecord, content_digest, write_manifest
 from data_pipeline.tokenizer import Tokenizer
@@ -162,6 +164,24 @@ def test_an_error_while_reading_ahead_reaches_the_consumer(prefixes: list[Path],
     with pytest.raises(DataError, match="en_00002_text_document"):
         list(loader.batches(1, 1000))
     assert loader_threads() == []
+
+
+@pytest.mark.parametrize("cut", [Windows, PackedWindows])
+def test_an_id_outside_the_vocabulary_ends_in_a_sentence(prefixes: list[Path], tmp_path: Path, cut: type[Windows]):
+    """A flipped bit: as an index it would be a traceback, as a target alone a wrong loss."""
+    for file in prefixes[0].parent.glob("en*"):
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    shards = ShardSet.open(tmp_path / "en")
+    with (tmp_path / shards.manifest.shards[1].bin.name).open("r+b") as file:
+        file.seek(2 * 4000 + 1)
+        file.write(b"\xff")
+    place = shards.manifest.shards[0].num_tokens + 4000
+    mixture = Mixture([(shards, 1.0)], SEQ_LEN, 1, cut=cut)
+    windows = set(mixture.windows_with(0, place, place + 1))
+    told = f"in window ({'|'.join(map(str, windows))}), .*data verify"
+    with pytest.raises(DataError, match=rf"en holds the id 65\d+ {told} .*en"):
+        list(Loader(mixture, 8).batches(1, 1 + mixture.num_windows[0] // 8))
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(mixture: Mixture):
