@@ -65,9 +65,14 @@ def in_words(segments: Segments, seq_len: int, names: Mapping[str, str]) -> str:
     """Segments as people read them; `names` of the sources by digest, where they are known."""
     return "; ".join(
         f"from token {first * seq_len:,} on "
-        + ", ".join(f"{names.get(digest, digest[:12])} {_percent(quota)}" for digest, quota in some.items())
+        + ", ".join(f"{names.get(digest) or _unknown(digest)} {_percent(quota)}" for digest, quota in some.items())
         for first, some in segments
     )
+
+
+def _unknown(digest: str) -> str:
+    """Most often the set was prepared again since, from other files or settings, in the same place."""
+    return f"a set with other tokens (content sha256 {digest[:12]}...)"
 
 
 def _percent(quota: int) -> str:

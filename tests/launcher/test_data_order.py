@@ -43,5 +43,6 @@ def test_records_from_before_there_were_segments(weights: list[float]):
 def test_in_words():
     segments = past(record([Segment(0, [3, 1, 0, 0]), Segment(7, [0, 1, 0, 0])]), 100)
     assert in_words(segments, 32, {"a" * 64: "data/web"}) == (
-        "from token 0 on data/web 75%, bbbbbbbbbbbb 25%; from token 224 on bbbbbbbbbbbb 100%"
+        "from token 0 on data/web 75%, a set with other tokens (content sha256 bbbbbbbbbbbb...) 25%; "
+        "from token 224 on a set with other tokens (content sha256 bbbbbbbbbbbb...) 100%"
     )
