@@ -106,13 +106,35 @@ FOREIGN: dict[str, str] = {
         "monitor.console_every_steps": "log_interval logging_steps log_every print_every",
         "monitor.tensorboard": "tensorboard_dir report_to use_tensorboard",
         "out": "output_prefix output_folder",
-        "sources": "input_folder",
+        "sources": "input_folder input",
         "sources.N.text_field": "text_key json_keys text_column",
         "sources.N.id_field": "id_key id_column",
-        "sources.N.files": "data_files glob_pattern input_files",
+        "sources.N.files": "data_files glob_pattern input_files paths",
         "sources.N.subset": "dataset_config_name dataset_config",
         "sources.N.split": "dataset_split",
         "clean": "filters",
+        "clean.N.min_probability": "language_threshold",
+        "clean.N.min_words": "min_doc_words",
+        "clean.N.max_words": "max_doc_words",
+        "clean.N.min_mean_word_length": "min_avg_word_length",
+        "clean.N.max_mean_word_length": "max_avg_word_length",
+        "clean.N.max_symbols_per_word": "max_symbol_word_ratio",
+        "clean.N.max_bullet_lines": "max_bullet_lines_ratio",
+        "clean.N.max_ellipsis_lines": "max_ellipsis_lines_ratio",
+        "clean.N.min_alphabetic_words": "max_non_alpha_words_ratio",
+        "clean.N.max_duplicate_lines": "dup_line_frac",
+        "clean.N.max_duplicate_paragraphs": "dup_para_frac",
+        "clean.N.max_duplicate_line_characters": "dup_line_char_frac char_duplicates_ratio",
+        "clean.N.max_duplicate_paragraph_characters": "dup_para_char_frac",
+        "clean.N.max_top_ngram": "top_n_grams",
+        "clean.N.max_duplicate_ngrams": "dup_n_grams",
+        "clean.N.min_sentences": "min_num_sentences",
+        "clean.N.min_punctuated_lines": "line_punct_thr",
+        "clean.N.max_short_lines": "short_line_thr",
+        "clean.N.short_line": "short_line_length",
+        "clean.N.max_newlines_per_word": "new_line_ratio",
+        "clean.N.mail": "email_replacement",
+        "clean.N.ip": "ip_replacement",
         "deduplicate": "dedup",
         "deduplicate.exact": "exact_dedup exact_deduplication",
         "deduplicate.near": "minhash fuzzy fuzzy_dedup fuzzy_deduplication near_duplicates",
@@ -120,6 +142,8 @@ FOREIGN: dict[str, str] = {
         "deduplicate.near.ngram": "n_grams ngram_size char_ngrams shingle_size",
         "deduplicate.near.bands": "num_buckets num_bands",
         "deduplicate.near.rows": "hashes_per_bucket rows_per_band num_rows",
+        "tokenizer.path": "vocab_file",
+        "tokenizer.kind": "tokenizer_type",
         "execution.workers": "n_workers",
         "tokens_per_shard": "max_tokens_per_file shard_size",
     }.items()
@@ -144,7 +168,6 @@ ADVICE: dict[str, str] = {
         _RESUME: "resume resume_from_checkpoint load init_from resume_from load_checkpoint",
         _EPOCHS: "num_train_epochs epochs num_epochs max_epochs",
         _SEQUENCE: "sequence_parallel",
-        _HASHES: "num_perm num_permutations num_hashes",
         _DROPOUT: "dropout attention_dropout hidden_dropout attn_pdrop resid_pdrop embd_pdrop",
         "is not there yet (expert parallelism); arrange the ranks with parallel.dp_replicate and parallel.dp_shard": (
             "ep expert_parallel expert_model_parallel_size expert_parallel_size num_experts n_experts"
@@ -154,6 +177,36 @@ ADVICE: dict[str, str] = {
         ),
     }.items()
     for name in names.split()
+}
+
+
+# The same for a preparation of data.
+DATA_ADVICE: dict[str, str] = {
+    name: advice
+    for advice, names in {
+        _HASHES: "num_perm num_permutations num_hashes",
+        "is not a setting: every document ends with the tokenizer's end-of-document token; remove the line": (
+            "append_eod append_eos"
+        ),
+        "is not a setting: shards hold whole documents, and a run cuts them with its train.seq_len; remove the line": (
+            "seq_length seq_len max_seq_len sequence_length"
+        ),
+    }.items()
+    for name in names.split()
+}
+
+# Other software's name of a choice -> the choice here.
+CHOICES: dict[str, str] = {
+    foreign: choice
+    for choice, names in {
+        "html": "trafilatura resiliparse",
+        "encoding": "ftfy",
+        "language": "fasttext language_id langdetect",
+        "repetition": "gopher_repetition",
+        "c4": "c4_quality",
+        "fineweb": "fineweb_quality",
+    }.items()
+    for foreign in names.split()
 }
 
 
@@ -176,6 +229,8 @@ def advise(key: str, group: str, siblings: Collection[str], all_names: Collectio
         return f"is other software's name; here it is {FOREIGN[name]}{_how(name)}", FOREIGN[name]
     if name in ADVICE and "train.steps" in all_names:
         return ADVICE[name], ""
+    if name in DATA_ADVICE and "tokens_per_shard" in all_names:
+        return DATA_ADVICE[name], ""
     close = difflib.get_close_matches(name, siblings, n=1)
     if close:
         meant = dotted(group, close[0])
@@ -205,5 +260,9 @@ def _how(name: str) -> str:
         "sampling_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
         "multinomial_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
         "lang_sampling_alpha": " (1 / alpha, with data.weighting.kind=temperature)",
+        "max_non_alpha_words_ratio": " (the same number)",
+        "top_n_grams": " (a mapping: {2: 0.2, 3: 0.18})",
+        "dup_n_grams": " (a mapping: {5: 0.15, 6: 0.14})",
+        "language_threshold": " (of the step language)",
         "gradient_checkpointing": " (none, full, every_nth, selective or memory_budget)",
     }.get(name, "")

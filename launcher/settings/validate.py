@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from launcher.settings.entries import DEFAULT, Entry, Mistake, Origin, dotted
-from launcher.settings.names import advise
+from launcher.settings.names import CHOICES, advise
 from launcher.settings.reader import number_in
 from launcher.settings.schema import Shape, field_shape, settings_of, shape_of
 
@@ -205,7 +205,9 @@ def _found(error: ErrorDetails, entry: Entry) -> str:
         expected = str(error.get("ctx", {}).get("expected") or error.get("ctx", {}).get("expected_tags"))
         choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
-        return shown + (f"; did you mean {close[0]}?" if close else "")
+        meant = CHOICES.get(str(value).lower())
+        likely = meant if meant in choices else next(iter(close), None)
+        return shown + (f"; did you mean {likely}?" if likely else "")
     return shown + _remedy(kind, value, entry.origin.line > 0)
 
 

@@ -3,6 +3,7 @@
 
 import math
 import random
+import re
 import string
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_pipeline.config import PrepareConfig
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.settings.kinds import schemas
@@ -350,6 +352,23 @@ class TestForeignNames:
     def test_translated(self, folder, override, right):
         name = override.split("=")[0]
         assert mistakes(override) == [f"command line: {name}: is other software's name; here it is {right}"]
+
+    @pytest.mark.parametrize(
+        ("override", "right"),
+        [
+            ("json_keys=a", "here it is sources.N.text_field"),
+            ("vocab_file=a", "here it is tokenizer.path"),
+            ("append_eod=true", "every document ends with the tokenizer's end-of-document token"),
+            ("seq_length=1", "a run cuts them with its train.seq_len"),
+            ("clean.5.language_threshold=0.6", "here it is clean.N.min_probability"),
+            ("clean.7.dup_line_frac=0.3", "here it is clean.N.max_duplicate_lines"),
+            ("clean.8.step=c4_quality", "did you mean c4?"),
+            ("deduplicate.near.num_perm=128", "there are bands x rows hashes"),
+        ],
+    )
+    def test_translated_for_a_preparation(self, override, right):
+        with pytest.raises(UserError, match=re.escape(right)):
+            load("configs/data/web-crawl.yaml", PrepareConfig, [override])
 
     @pytest.mark.parametrize(
         ("name", "part"),
