@@ -161,6 +161,8 @@ def _plain_type(annotation: Any) -> str:
         return " | ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_text(argument) for argument in arguments))
+    if origin is tuple and arguments[1:] == (...,):
+        return f"list of: {type_text(arguments[0])}"
     if origin is tuple:
         return "[" + ", ".join(type_text(argument) for argument in arguments) + "]"
     if origin in (list, set, frozenset) and arguments:
