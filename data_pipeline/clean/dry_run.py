@@ -46,6 +46,9 @@ class DryRun:
     documents: int = 0
     empty: int = 0
     """Documents without text: no step sees them."""
+    broken: int = 0
+    """Records on the way to the documents that could not be read; of the first of them in each file, the reason:"""
+    broken_examples: list[str] = field(default_factory=list)
     kept: int = 0
     characters: int = 0
     """Before cleaning."""

@@ -20,6 +20,8 @@ def show_sample(config: "PrepareConfig", count: int, as_json: bool) -> None:
         typer.echo(json.dumps(dataclasses.asdict(run), ensure_ascii=False))
         return
     _print_table(run)
+    if run.broken:
+        typer.echo(f"Records that could not be read: {run.broken:,}. " + "; ".join(run.broken_examples[:3]) + ".")
     for outcome in run.steps:
         _print_examples(outcome)
 

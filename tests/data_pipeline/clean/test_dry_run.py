@@ -75,6 +75,14 @@ def test_a_sample_in_which_nothing_is_readable_says_why(tmp_path):
         clean_sample(PrepareConfig.model_validate(config), 10)
 
 
+def test_files_of_one_document_give_as_many_as_were_asked_for(tmp_path):
+    for number in range(70):
+        (tmp_path / f"{number:02d}.txt").write_text(f"text {number}")
+    sources = [{"kind": "files", "files": [str(tmp_path)]}]
+    config = {"out": tmp_path / "out", "sources": sources, "tokenizer": {"kind": "train", "vocab_size": 300}}
+    assert [clean_sample(PrepareConfig.model_validate(config), n).documents for n in (3, 16, 40, 99)] == [3, 16, 40, 70]
+
+
 def test_the_command(tmp_path):
     for name in ("a", "b"):
         lines = [json.dumps({"text": f"A text of {name}, number {number}.\x1b[31m"}) for number in range(9)]
@@ -85,7 +93,7 @@ def test_the_command(tmp_path):
     before = sorted(tmp_path.iterdir())
     done = megamodel("data", "prepare", "data.yaml", "--sample", 20, "--json", cwd=tmp_path)
     run = json.loads(done.stdout)
-    assert (run["documents"], run["kept"]) == (11, 9)
+    assert (run["documents"], run["kept"], run["broken"]) == (11, 9, 2)
     assert [(step["name"], step["seen"], step["changed"]) for step in run["steps"]] == [
         ("control", 11, 10),
         ("length", 11, 0),
@@ -93,5 +101,6 @@ def test_the_command(tmp_path):
     ]
     assert run["steps"][2]["rejected"] == {"text of evaluation.txt": 1}
     shown = megamodel("data", "prepare", "data.yaml", "--sample", 20, cwd=tmp_path).stdout
+    assert "could not be read: 2. a.jsonl, record 4: not valid JSON" in " ".join(shown.split())
     assert "9 of 11 documents" in shown and "fewer than 5 characters" in shown and "\x1b[31m" not in shown
     assert sorted(tmp_path.iterdir()) == before
