@@ -14,7 +14,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td:first-child { min-width: 7.5rem; }
-@media (max-width: 36rem) { body { font-size: 14px; } .bar { min-width: 2.5rem; } th.n { white-space: normal; } }
+@media (max-width: 36rem) { body { font-size: 14px; } table .bar { display: none; } th.n { white-space: normal; }
+  .histogram span:nth-child(even) small { visibility: hidden; } }
 th, td.n { overflow-wrap: normal; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
 .facts div { background: var(--soft); border-radius: .5rem; padding: .6rem .8rem; }
@@ -25,10 +26,14 @@ th, td.n { overflow-wrap: normal; }
 .histogram span { flex: 1; display: flex; flex-direction: column; justify-content: flex-end; height: 100%;
   font-size: .6rem; text-align: center; min-width: 0; overflow-wrap: normal; }
 .histogram i { display: block; background: var(--bar); border-radius: .15rem .15rem 0 0; min-height: 1px; }
+.histogram small { font-size: inherit; white-space: nowrap; margin: 0 -1rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 blockquote { margin: .4rem 0; padding: .3rem .7rem; border-left: 3px solid var(--line); font-size: .9rem; }
 code { font-size: .9em; }
 """
+
+
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
 
 
 class Number(str):
@@ -75,7 +80,7 @@ def histogram(counts: Sequence[int], labels: Sequence[str]) -> str:
     highest = max([1, *counts])
     columns = "".join(
         f'<span title="{escape(label)}: {count:,}">'
-        f'<i style="height:{100 * count / highest:.2f}%"></i>{escape(label)}</span>'
+        f'<i style="height:{100 * count / highest:.2f}%"></i><small>{escape(label)}</small></span>'
         for count, label in zip(counts, labels, strict=True)
     )
     return f'<div class="histogram">{columns}</div>'
@@ -83,7 +88,10 @@ def histogram(counts: Sequence[int], labels: Sequence[str]) -> str:
 
 def folded(summary: str, quotes: Iterable[tuple[str, str]]) -> str:
     """Quotations (from where, text) that open at a click."""
-    inside = "".join(f"<blockquote><code>{escape(name)}</code><br>{escape(text)}</blockquote>" for name, text in quotes)
+    inside = "".join(
+        f"<blockquote><code>{escape(_visible(name))}</code><br>{escape(_visible(text))}</blockquote>"
+        for name, text in quotes
+    )
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
@@ -104,6 +112,11 @@ def amount(size: float) -> Number:
 def percent(part: float, whole: float) -> Number:
     """A share of a whole."""
     return Number(f"{100 * part / whole:.1f} %" if whole else "–")
+
+
+def _visible(text: str) -> str:
+    """Control characters as their pictures: a page may not hold them."""
+    return text.translate(_PICTURES)
 
 
 def _class(is_number: bool) -> str:

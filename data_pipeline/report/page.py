@@ -55,7 +55,10 @@ def _tokenized(counts: Counts) -> Counts:
 def _summary(counts: Counts) -> str:
     total, out = _totals(counts), _tokenized(counts)
     share = 100 * out["documents"] / max(1, total.get("documents", 0))
-    return f"Of {total.get('documents', 0):,} documents {out['documents']:,} are in the shards ({share:.1f} %)."
+    return (
+        f"Of {total.get('documents', 0):,} documents {out['documents']:,} are in the shards ({share:.1f} %): "
+        f"{out['tokens']:,} tokens of text, and one at the end of each."
+    )
 
 
 def _figures(counts: Counts, seconds: dict[str, float]) -> list[tuple[str, str]]:
@@ -152,14 +155,18 @@ def _duplicates(counts: Counts) -> Iterator[str]:
 def _languages(counts: Counts) -> Iterator[str]:
     languages = counts.get("languages", {})
     total = sum(languages.values())
-    yield "<h2>Languages</h2><p>Of the documents that pass cleaning; bytes a token of those in the shards.</p>"
+    yield "<h2>Languages</h2>"
+    yield "<p>Of the documents that pass cleaning; tokens and bytes a token of those in the shards.</p>"
     rows = []
     for language in sorted(languages, key=lambda name: -languages[name]):
         out = counts.get("by_language", {}).get(language, {})
         fertility = number(out["text_bytes"] / out["tokens"], 3) if out.get("tokens") else html.Number("–")
         share = html.bar(languages[language] / total)
-        rows.append([language, number(languages[language]), percent(languages[language], total), fertility, share])
-    yield html.table(["language", "documents", "share", "bytes a token", ""], rows)
+        tokens = number(out.get("tokens", 0))
+        rows.append(
+            [language, number(languages[language]), percent(languages[language], total), tokens, fertility, share]
+        )
+    yield html.table(["language", "documents", "share", "tokens", "bytes a token", ""], rows)
 
 
 def _lengths(counts: Counts) -> Iterator[str]:

@@ -128,13 +128,13 @@ def test_the_page_tells_everything_and_fetches_nothing(crawl: tuple[Path, Prepar
     # One page is a duplicate: it has a language and a length in bytes, and is in no shard.
     passing, kept = sum(counts["languages"].values()), sum(manifest.num_documents for manifest in done.sets.values())
     assert passing == sum(counts["bytes_of_documents"]) == kept + 1 == sum(counts["tokens_of_documents"]) + 1
-    assert "<h2>Languages</h2><p>Of the documents that pass cleaning" in text
+    assert "<h2>Languages</h2>\n<p>Of the documents that pass cleaning" in text
     assert "Length in bytes</h2><p>Documents that pass cleaning" in text
     assert "Length in tokens</h2><p>Documents in the shards" in text and "bytes a token" in text
 
 
 def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
-    evil = "<script>alert(1)</script> " + "word " * 3
+    evil = "<script>alert(1)</script> \x00\x1b " + "word " * 3
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"id": f"<img src=x>{n}", "text": evil}) + "\n" for n in range(3))
         + json.dumps({"text": "A real document of some words, long enough to stay. " * 9})
@@ -154,6 +154,7 @@ def test_hostile_texts_stay_texts_in_the_page(tmp_path: Path):
     }
     text = prepare(PrepareConfig.model_validate(config)).report.read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script" not in text and "<img" not in text and "<b>name" not in text
+    assert "\u2400\u241b" in text and "\x00" not in text and "\x1b" not in text
     assert 0 < text.find(">without a document<") < text.index("&lt;b&gt;name")
     assert text.index(">pass length 2<") < text.index(">pass characters<")
 
