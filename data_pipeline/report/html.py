@@ -15,6 +15,7 @@ th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px soli
 th.n, td.n { text-align: right; white-space: nowrap; }
 td:first-child { min-width: 7.5rem; }
 @media (max-width: 36rem) { body { font-size: 14px; } table .bar { display: none; } th.n { white-space: normal; }
+  table { font-size: 12px; } th, td { padding-right: .35rem; } td:first-child { min-width: 4rem; }
   .histogram span:nth-child(even) small { visibility: hidden; } }
 th, td.n { overflow-wrap: normal; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
