@@ -38,7 +38,11 @@ class Execution(Settings):
 
 def _named(path: Path) -> Path:
     """Work folder and report get names from that of `out`."""
-    if not path.resolve().name:
+    try:
+        name = path.resolve().name
+    except RuntimeError:
+        raise ValueError("is a link that leads to itself; name a folder") from None
+    if not name:
         raise ValueError("is the root of the file system; name a folder in it")
     return path
 

@@ -15,6 +15,7 @@ The folder of a job can be opened by any process on any machine that sees the fi
 import functools
 import importlib.metadata
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
-from data_pipeline.execute.task import Task, digest_of
+from data_pipeline.execute.task import Task, digest_of, drop_damaged
 from data_pipeline.files import write_atomically
 
 T = TypeVar("T")
@@ -102,6 +103,8 @@ class Job:
             raise DataError(f"{root}, where `data prepare` would work, holds other files; move it away.")
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
         (root / CONFIG).chmod(0o600)  # a URL in it may hold a password
+        if damaged := drop_damaged(root):
+            print(f"note: {len(damaged)} finished tasks are damaged and done again, {damaged[0]} first", file=sys.stderr)
         job = cls(root, config)
         note_files(job)
         return job

@@ -84,8 +84,8 @@ class Prepared:
 
     @property
     def report(self) -> Path:
-        """The page about it, beside `out`."""
-        return report_path(self.out)
+        """The page about it, beside `out`; beside what it leads to where it is a link."""
+        return report_path(self.out.resolve())
 
 
 def prepare(config: PrepareConfig, force: bool = False) -> Prepared:

@@ -28,7 +28,7 @@ class StoreWriter:
         self._documents, self._blocks = documents, blocks
         self._rows, self._files = rows, files
         self._end = documents.tell()
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
 
     def add(self, documents: Sequence[Document]) -> None:
         """Append documents, as a block or several."""

@@ -25,6 +25,8 @@ from data_pipeline.files import sync_folder, write_atomically
 
 RESULT = "result.json"
 _PROGRESS = "progress.json"
+_SIZES = "sizes"
+"""What a result says of the files beside it."""
 _SECONDS_BETWEEN_RECORDS = 3.0
 
 
@@ -65,6 +67,22 @@ class Task:
     def result(self) -> dict[str, Any]:
         """What the task said when it was done."""
         return orjson.loads((self.folder / RESULT).read_bytes())
+
+
+def drop_damaged(root: Path) -> list[Path]:
+    """Remove the folders of finished tasks in which a file is gone or of another size; the tasks are done again."""
+    damaged = [folder for folder in sorted(root.glob(f"*/{'[0-9]' * 6}-{'[0-9a-f]' * 16}")) if not _whole(folder)]
+    for folder in damaged:
+        shutil.rmtree(folder)
+    return damaged
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        sizes = orjson.loads((folder / RESULT).read_bytes())[_SIZES]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 class TaskFolder:
@@ -117,7 +135,9 @@ class TaskFolder:
         self._files.clear()
         for name in remove:
             (self.path / name).unlink(missing_ok=True)
-        result = {**result, "seconds": round(self._seconds(), 3)}
+        files = [path for path in self.path.rglob("*") if path.is_file() and path.name != _PROGRESS]
+        sizes = {str(path.relative_to(self.path)): path.stat().st_size for path in files}
+        result = {**result, "seconds": round(self._seconds(), 3), _SIZES: sizes}
         write_atomically(self.path / RESULT, json.dumps(result, ensure_ascii=False).encode())
         (self.path / _PROGRESS).unlink(missing_ok=True)
         self._appear()

@@ -1,6 +1,8 @@
 """Which files make up a source."""
 
+import errno
 import glob
+import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +56,7 @@ def _local(pattern: str, source: FilesSource | None) -> list[str]:
         format_of(pattern, source)
         return [str(path)]
     if path.is_dir():
-        return _readable(pattern, map(str, _below(path)), source)
+        return _readable(pattern, (str(file) for file, is_file in _below(path) if is_file), source)
     matches = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207
     if not matches:
         raise DataError(f"{pattern}: no such file, and nothing matches it as a glob (from {Path.cwd()}).")
@@ -64,10 +66,14 @@ def _local(pattern: str, source: FilesSource | None) -> list[str]:
 
 
 def passed_over(source: Source) -> Counter[str]:
-    """How many files in the folders of a source no reader takes, by what their names end in."""
+    """How many files in the folders of a source no reader takes, by what their names end in or what they are."""
     folders = folders_of(source) if isinstance(source, FilesSource) else []
-    files = {file for folder in folders for file in _below(folder)}
-    return Counter(file.suffix or file.name for file in files if not find_format(str(file), source))
+    found = {entry for folder in folders for entry in _below(folder)}
+    return Counter(
+        (file.suffix or file.name) if is_file else "links to nothing or no regular files"
+        for file, is_file in found
+        if not (is_file and find_format(str(file), source))
+    )
 
 
 def folders_of(source: Source) -> list[Path]:
@@ -76,21 +82,38 @@ def folders_of(source: Source) -> list[Path]:
     return [Path(place) for place in places if not is_url(place) and Path(place).is_dir()]
 
 
-def _below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """All files in a folder, to any depth and behind links. DataError where it cannot be looked into."""
-    here = os.path.realpath(folder)
-    if here in above:  # a link that leads back
-        return
+def _below(top: Path) -> Iterator[tuple[Path, bool]]:
+    """All in a folder, to any depth and behind links, and whether it is a file: each folder once, by its first name.
+
+    DataError where it cannot be looked into.
+    """
+    waiting, seen = [os.path.join(top, "")], set[tuple[int, int]]()  # noqa: PTH118 - with a slash, folders sort as their files do
+    while waiting:
+        folder = heapq.heappop(waiting)
+        try:
+            here = os.stat(folder)  # noqa: PTH116
+            if (here.st_dev, here.st_ino) in seen:  # links lead back, or in more ways than can be counted
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            with os.scandir(folder) as entries:
+                found = [(entry.path, *_kind(entry)) for entry in entries]
+        except OSError as error:
+            raise DataError(f"cannot look into the folder {Path(folder)}: {error.strerror}.") from error
+        for path, is_folder, is_file in found:
+            if is_folder:
+                heapq.heappush(waiting, f"{path}/")
+            else:
+                yield Path(path), is_file
+
+
+def _kind(entry: "os.DirEntry[str]") -> tuple[bool, bool]:
+    """Is it a folder, is it a file; neither is a link that leads to nothing, or to itself."""
     try:
-        with os.scandir(folder) as entries:
-            found = [(Path(entry.path), entry.is_dir(), entry.is_file()) for entry in entries]
+        return entry.is_dir(), entry.is_file()
     except OSError as error:
-        raise DataError(f"cannot look into the folder {folder}: {error.strerror}.") from error
-    for path, is_folder, is_file in found:
-        if is_folder:
-            yield from _below(path, (*above, here))
-        elif is_file:
-            yield path
+        if error.errno != errno.ELOOP:
+            raise
+        return False, False
 
 
 def _readable(folder: str, names: Iterable[str], source: FilesSource | None) -> list[str]:

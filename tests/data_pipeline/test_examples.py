@@ -173,10 +173,13 @@ def test_a_step_that_could_never_apply_is_refused():
     ("change", "told"),
     [
         ("out=/", "out: is the root of the file system"),
+        ("out=LOOP", "out: is a link that leads to itself"),
         ("execution.ray_address=auto", "ray_address belongs to driver=ray, but that is local"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(change: str, told: str):
+def test_settings_that_cannot_be_meant_are_refused(change: str, told: str, tmp_path: Path):
+    (tmp_path / "loop").symlink_to("loop")
+    change = change.replace("LOOP", f"{tmp_path}/loop")
     with pytest.raises(UserError, match=told):
         load(ROOT / "configs/data/quickstart.yaml", PrepareConfig, [change])
 

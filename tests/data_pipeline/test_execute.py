@@ -142,6 +142,33 @@ def test_an_unfinished_preparation_makes_only_what_changed(large: Path, tmp_path
     assert not seen.tasks("clean")[0].done
 
 
+@pytest.mark.parametrize("lost", [None, 0, 3], ids=["gone", "empty", "cut"])
+def test_a_finished_task_that_lost_something_is_done_again(
+    tmp_path: Path, lost: int | None, capsys: pytest.CaptureFixture[str]
+):
+    """A file deleted or cut short between two runs: documents went missing, and `verify` found nothing."""
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [*sample_rows("en.jsonl", 40), {"id": "no text"}])
+    whole = prepare(config(corpus, tmp_path / "whole"))
+    job = Job.create(config(corpus, tmp_path / "out"))
+    for stage in job.stages:
+        for task in job.tasks(stage.name):
+            run_task(job, stage.name, task.index)
+    finished = tmp_path / "finished"
+    shutil.copytree(job.root, finished)
+    for path in sorted(finished.glob("*/0*/**/*")):
+        if path.is_dir() or path.stat().st_size <= (lost or 0):
+            continue
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(finished, job.root, dirs_exist_ok=True)
+        harmed = job.root / path.relative_to(finished)
+        harmed.unlink()
+        if lost is not None:
+            harmed.write_bytes(path.read_bytes()[:lost])
+        prepare(job.config)
+        assert "note: 1 finished tasks are damaged" in capsys.readouterr().err
+        assert contents(tmp_path / "out") == contents(whole.out), path
+
+
 def test_a_full_disk_is_a_sentence_and_the_work_goes_on(large: Path, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -271,8 +298,13 @@ def test_files_that_nobody_reads_are_told(tmp_path: Path, capsys: pytest.Capture
     write_jsonl(tmp_path / "in/a.jsonl", [{"text": f"Text {n}."} for n in range(30)])
     (tmp_path / "in/notes.md").write_text("notes")
     (tmp_path / "in/again.jsonl").symlink_to(tmp_path / "in/a.jsonl")
-    done = prepare(config(tmp_path / "in", tmp_path / "out", deduplicate=None))
-    assert "note: 1 files in the sources' folders have no reader: 1 .md" in capsys.readouterr().err
+    (tmp_path / "in/unmounted.jsonl").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to("out")
+    done = prepare(config(tmp_path / "in", tmp_path / "link", deduplicate=None))
+    told = capsys.readouterr().err
+    assert "note: 2 files in the sources' folders have no reader: " in told
+    assert "1 .md" in told and "1 links to nothing" in told
+    assert done.report.exists()
     assert sum(manifest.num_documents for manifest in done.sets.values()) == 30
 
 

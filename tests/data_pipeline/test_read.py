@@ -172,6 +172,24 @@ def test_what_lies_behind_a_link_in_a_folder_is_read_and_links_back_are_no_trap(
     assert expand([inside]) == [str(inside / "linked/deep/a.jsonl")]
 
 
+def test_links_of_links_are_followed_once_and_folders_as_deep_as_there_can_be(tmp_path: Path):
+    """Two links in each of forty folders are a million million ways to the file in the last one."""
+    for number in range(40):
+        (tmp_path / f"{number:02d}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{number:02d}" / name).symlink_to(tmp_path / f"{number + 1:02d}")
+    deep = tmp_path / "40"
+    deep.mkdir()
+    (deep / "x.jsonl").write_text("")
+    (tmp_path / "itself.jsonl").symlink_to("itself.jsonl")
+    assert len(expand([tmp_path])) == 1
+    for _ in range(1100):
+        deep /= "d"
+        deep.mkdir()
+    (deep / "y.jsonl").write_text("")
+    assert sorted(os.path.basename(name) for name in expand([tmp_path / "40"])) == ["x.jsonl", "y.jsonl"]  # noqa: PTH119
+
+
 def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(tmp_path: Path):
     """Even root cannot look into what the kernel says of a process that is over."""
     (tmp_path / "a.jsonl").write_text("")
