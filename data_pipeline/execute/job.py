@@ -104,7 +104,9 @@ class Job:
         write_atomically(root / CONFIG, config.model_dump_json(indent=1).encode())
         (root / CONFIG).chmod(0o600)  # a URL in it may hold a password
         if damaged := drop_damaged(root):
-            print(f"note: {len(damaged)} finished tasks are damaged and done again, {damaged[0]} first", file=sys.stderr)
+            print(
+                f"note: {len(damaged)} finished tasks are damaged and done again, {damaged[0]} first", file=sys.stderr
+            )
         job = cls(root, config)
         note_files(job)
         return job

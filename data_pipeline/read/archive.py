@@ -9,6 +9,7 @@ _LONGEST_HEAD = 1 << 16
 _AGAIN = 1 << 20
 """Bytes of a record with a wrong length, at most, in which the next record is looked for."""
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?$")
+_LENGTHS = re.compile(rb"(?im)^[^:\n]*content-length[^:\n]*:.*\n")
 _WANTED = re.compile(rb"(?im)^warc-type[ \t]*:[ \t]*(response|resource|conversion)[ \t]*\r?$")
 _NEXT = re.compile(rb"\n(?=WARC/\d)")
 _BLANK = (b"\r\n", b"\n")
@@ -51,7 +52,7 @@ class Archive:
         body = self._take(length)
         ending = self._line()
         if len(body) == length and (ending in _BLANK or not ending):
-            return head + body + b"\r\n\r\n" if wanted else None
+            return _with_length(head, length) + body + b"\r\n\r\n" if wanted else None
         self._put_back(ending)
         if len(body) <= _AGAIN and (next_ := _NEXT.search(body)):
             self._put_back(body[next_.end() :])
@@ -112,3 +113,9 @@ class Archive:
         self._data = self._data[self._at :] + block
         self._at = 0
         return bool(block)
+
+
+def _with_length(head: bytes, length: int) -> bytes:
+    """The head with this length and no other: FastWARC takes the last that it finds, and room for so many bytes."""
+    first, _, others = head.partition(b"\n")
+    return b"%b\nContent-Length: %d\r\n%b" % (first, length, _LENGTHS.sub(b"", others))

@@ -62,7 +62,10 @@ class Input:
         """Turn a record, made of the bytes `origin`, into a document, or say what is wrong with it."""
         if type(record) is dict and type(text := record.get(self.text_field)) is str and len(text) <= LIMIT:
             identity = record.get(self.id_field)
-            name = None if identity is None else str(identity)
+            try:
+                name = None if identity is None else str(identity)
+            except RecursionError:
+                return self.broken(position, offset, f"the field {self.id_field!r} is nested too deep", origin)
             return Document(text, self.name, position, name, offset, self.language, is_html)
         return self.broken(position, offset, _no_document(record, self.text_field), origin)
 

@@ -62,7 +62,10 @@ def _table(raw: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
 
 
 def _rows_of_groups(table: pq.ParquetFile) -> list[int]:
-    return [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+    rows = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+    if min(rows, default=0) < 0:
+        raise ValueError(f"a row group of {min(rows)} rows")
+    return rows
 
 
 def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -81,6 +84,8 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
                 here += batch.num_rows
         first += rows
         file.advance(size * rows // max(1, sum(groups)))
+    if first != table.metadata.num_rows:
+        raise ValueError(f"{table.metadata.num_rows} rows in all, {first} in its row groups")
 
 
 def _plan(raw: Any, table: pq.ParquetFile, group: Any, text_field: str) -> tuple[pq.ParquetFile, int]:

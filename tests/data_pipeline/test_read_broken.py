@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from data_pipeline.errors import DataError
-from data_pipeline.read import Broken, Document, read, read_documents, scan
+from data_pipeline.read import Broken, Document, Place, read, read_documents, scan
 from data_pipeline.read.settings import FilesSource
 from tests.data_pipeline.read_samples import ROWS, arrow, parquet, warc, warc_record
 
@@ -143,6 +143,45 @@ def test_rows_before_the_damage_are_delivered(tmp_path: Path, write: Callable[..
     assert [d.text for d in documents] == [row["text"] for row in ROWS[: len(documents)]]
     assert len(ROWS) // 4 <= len(documents) < len(ROWS)
     assert isinstance(last, Broken) and last.position == len(documents) and "fetch it again" in last.reason
+
+
+@pytest.mark.parametrize(
+    "line", ["Content-Length: {}\r\n", "content-length\t: {}\r\n", "x\r\n Content-Length : {}\r\n"]
+)
+def test_a_second_length_of_a_warc_record_is_not_believed(tmp_path: Path, line: str):
+    """FastWARC makes room for as many bytes as the last one says: the process ended."""
+    record = warc_record(0, b"page").replace(b"\r\n\r\n", ("\r\n" + line.format(2**64 - 1) + "\r\n").encode(), 1)
+    path = tmp_path / "a.warc"
+    path.write_bytes(record + warc_record(1, b"next"))
+    assert [item.text for item in read(str(path), SOURCE)] == ["page", "next"]
+
+
+def test_an_id_without_end_is_a_broken_record(tmp_path: Path):
+    """orjson reads 1,024 levels; Python's str() of them does not come back."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "id": ' + "[" * 1020 + "]" * 1020 + '}\n{"text": "b", "id": [1]}\n')
+    first, second = read(str(path), SOURCE)
+    assert isinstance(first, Broken) and first.reason == "the field 'id' is nested too deep"
+    assert isinstance(second, Document) and second.id == "[1]"
+
+
+@pytest.mark.parametrize("rows", [-1, 0])
+def test_row_groups_that_do_not_add_up_are_told_and_the_same_from_any_start(tmp_path: Path, rows: int):
+    """Which group a row is in was another question from another start."""
+    table = pa.table({"text": [f"text {number}" for number in range(35)]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, row_group_size=5)
+    data = bytearray(path.read_bytes())
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    places = [at for at in range(footer, len(data)) if data[at : at + 3] == b"\x16\x0a\x26"]  # num_rows, file_offset
+    assert len(places) == 7
+    data[places[2] + 1] = 2 * abs(rows) - (rows < 0)  # as Thrift writes numbers
+    path.write_bytes(data)
+    items = list(read(str(path), SOURCE))
+    assert isinstance(items[-1], Broken) and "row" in items[-1].reason
+    assert len(items) == (31 if rows == 0 else 1)
+    for number, item in enumerate(items):
+        assert list(read(str(path), SOURCE, Place(item.position, item.offset))) == items[number:]
 
 
 def test_bad_rows_of_parquet(tmp_path: Path):
