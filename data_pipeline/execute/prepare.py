@@ -20,6 +20,7 @@ from typing import Any
 from data_pipeline.config import PrepareConfig
 from data_pipeline.errors import DataError
 from data_pipeline.execute.broken import BROKEN
+from data_pipeline.execute.counts import Counts
 from data_pipeline.execute.drivers import driver_for
 from data_pipeline.execute.drivers.driver import Driver
 from data_pipeline.execute.job import Job, Stage, remove_work, work_folder
@@ -79,7 +80,7 @@ class Prepared:
     @property
     def unread(self) -> list[str]:
         """Sources that gave nothing but records that could not be read."""
-        sources = json.loads((self.out / COUNTS).read_bytes())["sources"]
+        sources = _counted(self.out)
         return [name for name, counts in sources.items() if counts.get("broken") and not counts.get("documents")]
 
     @property
@@ -217,9 +218,16 @@ def holds(out: Path, stamp: dict[str, Any]) -> bool:
             shards.check_sizes()
             if shards.manifest.tokenizer_sha256 != truth:
                 return False
-    except (OSError, ValueError, DataError):
+        broken = sum(counts.get("broken", 0) for counts in _counted(out).values())
+        return (out / BROKEN).exists() == (broken > 0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError):
         return False
-    return True
+
+
+def _counted(out: Path) -> dict[str, Counts]:
+    """What was counted, by source."""
+    sources: dict[str, Counts] = json.loads((out / COUNTS).read_bytes())["sources"]
+    return sources
 
 
 def _set_names(out: Path) -> list[str]:

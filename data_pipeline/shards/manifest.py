@@ -33,7 +33,7 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """One file, as it was when written or read."""
 
-    name: Annotated[str, Field(max_length=4096)]
+    name: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
     """Its path from the manifest's folder; for a source file, its path as it was given."""
     size: Count
     """Bytes."""

@@ -78,6 +78,10 @@ def test_a_second_run_does_nothing(corpus: Path, tmp_path: Path):
         lambda corpus, out: (out / "validation_00000_text_document.idx").unlink(),
         lambda corpus, out: (out / "train_00000_text_document.bin").write_bytes(b"short"),
         lambda corpus, out: (out / "tokenizer/tokenizer.json").unlink(),
+        lambda corpus, out: (out / "broken.jsonl").write_text("of another run"),
+        lambda corpus, out: (out / "counts.json").unlink(),
+        lambda corpus, out: (out / "counts.json").write_text('{"sources": [1]}'),
+        lambda corpus, out: (out / "prepared.json").write_text("[" * 100_000),
     ],
 )
 def test_it_is_made_again_when_something_changed(corpus: Path, tmp_path: Path, change):

@@ -283,6 +283,7 @@ def test_a_missing_or_damaged_manifest_is_a_sentence(shards: ShardSet):
         "{",
         "{}",
         path.read_text().replace('"version":1', '"version":3').replace('"version": 1', '"version": 3'),
+        path.read_text().replace("_text_document.bin", "\\u0000"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=r"set\.manifest\.json is damaged or of another version"):
