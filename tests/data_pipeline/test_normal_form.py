@@ -47,6 +47,12 @@ def test_heaps_of_marks_take_no_time(form, heap):
     assert len(normal_form(form, "a" + "\u0301\u0316" * 100)) <= 31
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_text_that_is_not_in_the_form_takes_little_longer_than_unicode_needs(form):
+    text = "cafe\u0301，例え，" * 200_000
+    assert seconds_of(normal_form, form, text) < 0.05 + 4 * seconds_of(unicodedata.normalize, form, text)
+
+
 def test_heaps_of_marks_hold_up_neither_duplicates_nor_decontamination(tmp_path):
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(
