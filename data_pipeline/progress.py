@@ -23,14 +23,17 @@ _SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` units are done on stderr; yields the function to tell it of more."""
+def progress(what: str, total: int, unit: str = "bytes", before: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` units are done on stderr; yields the function to tell it of more.
+
+    `before` of them were done by an earlier run: they count neither for the rate nor for the time left.
+    """
     if sys.stderr.isatty():
         with _bar(unit) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(what, total=total, completed=before)
             yield lambda done: bar.advance(task, done)
     else:
-        yield _Lines(what, total, unit)
+        yield _Lines(what, total, unit, before)
 
 
 def _bar(unit: str) -> Progress:
@@ -53,8 +56,8 @@ class _Rate(ProgressColumn):
 class _Lines:
     """Plain lines, none at all for a job shorter than ten seconds."""
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self._what, self._total, self._done = what, total, 0
+    def __init__(self, what: str, total: int, unit: str, before: int) -> None:
+        self._what, self._total, self._before, self._done = what, total, before, before
         self._scale, self._rate = (1e6, "MB/s") if unit == "bytes" else (1.0, f"{unit}/s")
         self._start = self._last = time.monotonic()
 
@@ -64,7 +67,7 @@ class _Lines:
         if now - self._last < _SECONDS:
             return
         self._last = now
-        rate = self._done / (now - self._start)
+        rate = (self._done - self._before) / (now - self._start)
         left = max(0, self._total - self._done) / max(rate, 1e-9)
         share = self._done / max(1, self._total)
         speed = f"{rate / self._scale:.1f} {self._rate}"

@@ -163,8 +163,7 @@ def run_tasks(job: Job, stage: Stage, tasks: Sequence[Task], driver: Driver) -> 
     waiting = [task for task in tasks if not task.done]
     total = sum(task.size for task in tasks)
     left = {task.index: task.size for task in waiting}
-    with progress(stage.doing, total, stage.unit) as advance:
-        advance(total - sum(left.values()))
+    with progress(stage.doing, total, stage.unit, before=total - sum(left.values())) as advance:
 
         def report(index: int, size: int) -> None:
             size = min(size, left[index])

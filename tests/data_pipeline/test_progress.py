@@ -1,11 +1,12 @@
-"""Progress on a terminal."""
+"""Progress on a terminal and in lines."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from data_pipeline.progress import _bar
+from data_pipeline.progress import _bar, _Lines
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,10 @@ def test_a_bar_shows_amount_and_rate_whatever_it_counts(unit: str, amount: str, 
     console.print(bar.make_tasks_table(bar.tasks))
     shown = console.file.getvalue()
     assert "comparing" in shown and amount in shown.replace("  ", " ") and rate in shown
+
+
+def test_the_rate_of_a_run_that_goes_on_is_its_own(capsys: pytest.CaptureFixture[str]):
+    lines = _Lines("comparing", 1000, "tasks", before=900)
+    lines._start = lines._last = time.monotonic() - 100
+    lines(10)
+    assert capsys.readouterr().err == "comparing: 91%, 0.1 tasks/s, 900 s left\n"
