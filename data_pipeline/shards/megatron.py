@@ -7,6 +7,7 @@ In shards of ours every document is one sequence; other programs also write seve
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +114,17 @@ def _check_header(path: Path, magic: bytes, version: int, code: int) -> None:
         raise DataError(f"{path} has the type code {code} at byte 17: token ids are integers (codes 1 to 5 and 8).")
 
 
-def encode_index(dtype: str, lengths: np.ndarray) -> bytes:
-    """Make the whole .idx of a shard from its documents' lengths in tokens."""
+def index_blocks(dtype: str, lengths: np.ndarray) -> Iterator[bytes]:
+    """Yield the .idx of a shard, made from its documents' lengths in tokens, block by block."""
     count = len(lengths)
-    offsets = np.zeros(count, "<i8")
-    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-    offsets *= np.dtype(dtype).itemsize
-    header = _HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1)
-    return b"".join(
-        [header, lengths.astype("<i4").tobytes(), offsets.tobytes(), np.arange(count + 1, dtype="<i8").tobytes()]
-    )
+    yield _HEADER.pack(_MAGIC, 1, _CODES[dtype], count, count + 1)
+    for first in range(0, count, _BLOCK):
+        yield lengths[first : first + _BLOCK].astype("<i4").tobytes()
+    place = 0
+    for first in range(0, count, _BLOCK):
+        some = lengths[first : first + _BLOCK]
+        ends = place + np.cumsum(some, dtype=np.int64)
+        yield ((ends - some) * np.dtype(dtype).itemsize).astype("<i8").tobytes()
+        place = int(ends[-1])
+    for first in range(0, count + 1, _BLOCK):
+        yield np.arange(first, min(first + _BLOCK, count + 1), dtype="<i8").tobytes()

@@ -26,7 +26,7 @@ from data_pipeline.shards.manifest import (
     manifest_path,
     write_manifest,
 )
-from data_pipeline.shards.megatron import LONGEST, encode_index
+from data_pipeline.shards.megatron import LONGEST, index_blocks
 from data_pipeline.tokenizer import Tokenizer
 
 TOKENS_PER_SHARD = 2**31
@@ -81,7 +81,8 @@ class _Shard:
 
     def close(self) -> ShardRecord:
         index = _DigestedFile(self.folder / f"{self.name}_text_document.idx")
-        index.write(encode_index(self.dtype, np.frombuffer(self._lengths, np.intc)))
+        for block in index_blocks(self.dtype, np.frombuffer(self._lengths, np.intc)):
+            index.write(block)
         documents = _DigestedFile(self.folder / f"{self.name}_documents.npy")
         header = {"descr": PROVENANCE.descr, "fortran_order": False, "shape": (len(self._lengths),)}
         np.lib.format.write_array_header_1_0(documents, header)

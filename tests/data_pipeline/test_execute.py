@@ -17,6 +17,7 @@ from data_pipeline.execute import prepare
 from data_pipeline.execute import task as task_module
 from data_pipeline.execute.counts import merged
 from data_pipeline.execute.job import Job
+from data_pipeline.execute.stages import shards as shards_module
 from data_pipeline.execute.stages.shards import Part, divided
 from data_pipeline.execute.worker import run_task
 from data_pipeline.shards import ShardSet, verify
@@ -114,7 +115,9 @@ def test_a_torn_record_is_not_believed(large: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_how_the_work_is_divided_changes_no_byte(large: Path, tmp_path: Path, stored: bool):
+def test_how_the_work_is_divided_changes_no_byte(
+    large: Path, tmp_path: Path, stored: bool, monkeypatch: pytest.MonkeyPatch
+):
     found = []
     for number, execution in enumerate(
         [
@@ -127,6 +130,7 @@ def test_how_the_work_is_divided_changes_no_byte(large: Path, tmp_path: Path, st
         out = tmp_path / str(number)
         prepare(config(large, out, execution=execution, tokens_per_shard=200_000, **settings))
         found.append(contents(out))
+        monkeypatch.setattr(shards_module, "_AT_ONCE", 7)
     assert found[0] == found[1] == found[2] and len(found[0]) > 15
 
 

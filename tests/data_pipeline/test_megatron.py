@@ -1,5 +1,7 @@
 """Our shards in megatron-core's own reader."""
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from data_pipeline.execute import tokenize
 from data_pipeline.shards import ShardSet
+from data_pipeline.shards.megatron import index_blocks
 from data_pipeline.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # megatron-core warns of what else could be installed
@@ -45,3 +48,17 @@ def test_the_pair_that_megatron_core_writes_is_the_pair_we_write(corpus: Path, t
     for suffix in ("bin", "idx"):
         theirs = (tmp_path / f"theirs.{suffix}").read_bytes()
         assert (tmp_path / f"ours_00000_text_document.{suffix}").read_bytes() == theirs
+
+
+def test_the_index_of_millions_of_documents_is_made_in_little_memory():
+    lengths = np.arange(3_000_000, dtype=np.int32) % 5
+    tracemalloc.start()
+    size = sum(len(block) for block in index_blocks("uint16", lengths))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 48 * 2**20 < size
+    whole = b"".join(index_blocks("uint16", lengths))
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    rest = struct.pack("<BQQ", 8, len(lengths), len(lengths) + 1) + lengths.tobytes()
+    rest += (2 * ends[:-1]).tobytes() + np.arange(len(lengths) + 1).tobytes()
+    assert whole == b"MMIDIDX\0\0" + struct.pack("<Q", 1) + rest

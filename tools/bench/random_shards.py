@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.shards.manifest import FileRecord, Manifest, ShardRecord, content_digest, write_manifest
-from data_pipeline.shards.megatron import encode_index
+from data_pipeline.shards.megatron import index_blocks
 
 _TOKENS_PER_DOCUMENT = 1000
 _CHUNK = 1 << 24
@@ -28,7 +28,8 @@ def write_random_shards(folder: Path, size: int) -> Path:
             file.write(ids.tobytes())
         file.flush()
         os.fsync(file.fileno())
-    stem.with_suffix(".idx").write_bytes(encode_index("uint16", np.full(documents, _TOKENS_PER_DOCUMENT, np.int32)))
+    with stem.with_suffix(".idx").open("wb") as file:
+        file.writelines(index_blocks("uint16", np.full(documents, _TOKENS_PER_DOCUMENT, np.int32)))
     records = [
         FileRecord(name=stem.name + suffix, size=stem.with_suffix(suffix).stat().st_size, sha256="")
         for suffix in (".bin", ".idx")

@@ -1,9 +1,11 @@
 """Token ids to the final shards. Where one ends depends on the order of the documents and tokens_per_shard alone."""
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +20,11 @@ from data_pipeline.execute.split import TRAIN, VALIDATION, check_split, set_name
 from data_pipeline.execute.stages.tokenize import ROW, rows_file, tokens_file
 from data_pipeline.execute.task import Task, TaskFolder, working_on
 from data_pipeline.shards.manifest import PROVENANCE, FileRecord, ShardRecord, dtype_for
-from data_pipeline.shards.megatron import encode_index
+from data_pipeline.shards.megatron import index_blocks
 
 _COPIED = 1 << 24
+_AT_ONCE = 1 << 18
+"""Documents to look at at once: a shard of short ones has a hundred million."""
 
 
 class Part(NamedTuple):
@@ -31,6 +35,11 @@ class Part(NamedTuple):
     end_row: int
     first_token: int
     end_token: int
+
+    @property
+    def rows(self) -> slice:
+        """Of the task's rows, those of this part."""
+        return slice(self.first_row, self.end_row)
 
 
 def divided(lengths: Iterable[np.ndarray], tokens_per_shard: int) -> Iterator[list[Part]]:
@@ -103,40 +112,45 @@ def _run(job: Job, task: Task, advance: Advance) -> None:
     parts = [(Part(*part[:5]), part[6]) for part in task.spec["parts"]]
     name = f"{task.spec['set']}_{task.spec['number']:05d}"
     with working_on(task) as folder:
-        rows = np.concatenate([_relabelled(inputs[p.task], task.spec["set"], p, files) for p, files in parts])
+        lengths = np.concatenate([_rows_of(inputs[p.task], task.spec["set"])["length"][p.rows] for p, _ in parts])
+        provenance = chain.from_iterable(_provenance(inputs[p.task], task.spec["set"], p, files) for p, files in parts)
         record = ShardRecord(
-            num_documents=len(rows),
-            num_tokens=int(rows["length"].sum(dtype=np.int64)),
+            num_documents=len(lengths),
+            num_tokens=int(lengths.sum(dtype=np.int64)),
             bin=_copy(folder, task, f"{name}_text_document.bin", [p for p, _ in parts], inputs, advance),
-            idx=_put(folder, f"{name}_text_document.idx", encode_index(task.spec["dtype"], rows["length"])),
-            documents=_put(folder, f"{name}_documents.npy", _npy(rows)),
+            idx=_put(folder, f"{name}_text_document.idx", index_blocks(task.spec["dtype"], lengths)),
+            documents=_put(folder, f"{name}_documents.npy", chain([_npy_header(len(lengths))], provenance)),
         )
         folder.finish({"shard": record.model_dump(mode="json")})
 
 
-def _relabelled(task: Task, name: str, part: Part, files: list[int]) -> np.ndarray:
-    """The rows of a part, with the numbers of the files in the whole corpus."""
-    rows = np.array(_rows_of(task, name)[part.first_row : part.end_row])
-    rows["file"] = np.array(files, "<u4")[rows["file"]]
-    return rows
+def _provenance(task: Task, name: str, part: Part, files: list[int]) -> Iterator[bytes]:
+    """The provenance of a part, with the numbers of the files in the whole corpus, some documents at a time."""
+    numbers = np.array(files, "<u4")
+    for first in range(part.first_row, part.end_row, _AT_ONCE):
+        rows = _rows_of(task, name)[first : min(first + _AT_ONCE, part.end_row)]
+        provenance = np.empty(len(rows), PROVENANCE)
+        for field in PROVENANCE.names or ():
+            provenance[field] = rows[field] if field != "file" else numbers[rows["file"]]
+        yield provenance.tobytes()
 
 
-def _npy(rows: np.ndarray) -> bytes:
-    """The provenance as a .npy file."""
-    import io
-
+def _npy_header(documents: int) -> bytes:
     out = io.BytesIO()
-    provenance = np.empty(len(rows), PROVENANCE)
-    for field in PROVENANCE.names or ():
-        provenance[field] = rows[field]
-    np.lib.format.write_array(out, provenance, version=(1, 0), allow_pickle=False)
+    descr = np.lib.format.dtype_to_descr(PROVENANCE)
+    header = {"descr": descr, "fortran_order": False, "shape": (documents,)}
+    np.lib.format.write_array_header_1_0(out, header)
     return out.getvalue()
 
 
-def _put(folder: TaskFolder, name: str, data: bytes) -> FileRecord:
+def _put(folder: TaskFolder, name: str, blocks: Iterable[bytes]) -> FileRecord:
     (folder.path / name).unlink(missing_ok=True)
-    folder.file(name).write(data)
-    return FileRecord(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    digest, size = hashlib.sha256(), 0
+    for block in blocks:
+        folder.file(name).write(block)
+        digest.update(block)
+        size += len(block)
+    return FileRecord(name=name, size=size, sha256=digest.hexdigest())
 
 
 def _copy(

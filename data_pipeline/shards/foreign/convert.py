@@ -13,7 +13,7 @@ from data_pipeline.shards.foreign.litdata import open_litdata
 from data_pipeline.shards.foreign.mds import open_mds
 from data_pipeline.shards.foreign.samples import SampleFile, Value
 from data_pipeline.shards.manifest import PROVENANCE, dtype_for
-from data_pipeline.shards.megatron import LONGEST, encode_index
+from data_pipeline.shards.megatron import LONGEST, index_blocks
 from data_pipeline.shards.writer import TOKENS_PER_SHARD
 from data_pipeline.tokenizer import Tokenizer
 
@@ -69,7 +69,8 @@ def _write_shard(
         rows.extend((sample.file, sample.record))
         tokens += len(sample.ids)
         sample = next(samples, None)
-    stem.with_name(stem.name + "_text_document.idx").write_bytes(encode_index(dtype, np.frombuffer(lengths, np.intc)))
+    with stem.with_name(stem.name + "_text_document.idx").open("wb") as file:
+        file.writelines(index_blocks(dtype, np.frombuffer(lengths, np.intc)))
     np.save(stem.with_name(stem.name + "_documents.npy"), _provenance(np.frombuffer(rows, np.uint64).reshape(-1, 2)))
     return sample
 
