@@ -91,7 +91,7 @@ def _fitting(total: int) -> int:
 
 def _cut(number: int, file: SourceFile, limit: int) -> list[Piece]:
     places = [Place()]
-    for cut in file.cuts:
+    for cut in map(Place._make, file.cuts.tolist()):
         if cut.offset - places[-1].offset >= limit:
             places.append(cut)
     ends = [*(place.offset for place in places[1:]), file.size]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 from data_pipeline.config import PrepareConfig
@@ -11,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.execute.job import Advance, Job, Stage
 from data_pipeline.execute.task import Task, working_on
 from data_pipeline.files import write_atomically
-from data_pipeline.read import Place, expand, is_local, scan
+from data_pipeline.read import expand, is_local, scan
 
 _FILES = "files.json"
 _BYTES_PER_TASK = 2**28
@@ -30,8 +31,8 @@ class SourceFile:
     """Time of its last change in ns; 0 for a file that is not on this machine."""
     sha256: str
     """Empty for a file that is not on this machine."""
-    cuts: list[Place]
-    """Where its reading may begin, besides its beginning."""
+    cuts: np.ndarray
+    """int64 [cuts, 2]: the places where its reading may begin, besides its beginning. A terabyte has a million."""
 
 
 def source_files(job: Job) -> list[SourceFile]:
@@ -41,7 +42,7 @@ def source_files(job: Job) -> list[SourceFile]:
 
 def _scanned(job: Job) -> list[SourceFile]:
     return [
-        SourceFile(path, source, size, changed, sha256, [Place(*cut) for cut in cuts])
+        SourceFile(path, source, size, changed, sha256, np.array(cuts, np.int64).reshape(-1, 2))
         for task in job.finished("scan")
         for path, source, size, changed, sha256, cuts in task.result()["files"]
     ]
