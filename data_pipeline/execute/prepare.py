@@ -8,6 +8,7 @@ prepared.json in it says from what it was made; while that still holds, a second
 import contextlib
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -34,7 +35,7 @@ from data_pipeline.execute.task import Task, disk_error
 from data_pipeline.execute.timings import Timings
 from data_pipeline.files import making
 from data_pipeline.progress import progress
-from data_pipeline.read import folders_of, passed_over, shown
+from data_pipeline.read import folders_of, is_local, passed_over, shown
 from data_pipeline.shards import Manifest, ShardSet
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer.fast import with_fallback
@@ -75,7 +76,10 @@ class Prepared:
     def num_broken(self) -> int:
         """Records that could not be read."""
         path = self.out / BROKEN
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
 
     @property
     def unread(self) -> list[str]:
@@ -200,9 +204,11 @@ def refuse_bad_places(config: PrepareConfig, out: Path, files: list[str]) -> Non
                 "writes: choose another `out`."
             )
     tokenizer = [str(config.tokenizer.path)] if config.tokenizer.kind == "load" else []
-    for path in [*files, *tokenizer]:
-        for ours in (out, work_folder(out), report_path(out)):
-            if Path(path).resolve().is_relative_to(ours):
+    replaced = (out, work_folder(out), report_path(out))
+    for path in filter(is_local, [*files, *tokenizer]):
+        real = os.path.realpath(path)  # once: there may be a million files
+        for ours in replaced:
+            if real == str(ours) or real.startswith(f"{ours}{os.sep}"):
                 raise DataError(f"{path} lies inside {ours}, which is replaced whole: choose another `out`.")
 
 

@@ -1,6 +1,7 @@
 """The end of a preparation: all results in one folder, with manifests and counts, renamed to its place."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -112,8 +113,13 @@ def _sources(job: Job) -> list[FileRecord]:
 def _join_broken(job: Job, out: Path) -> None:
     """Gather the records that could not be read from the tasks that read; no file when there are none."""
     stage = "clean" if job.has("clean") else "tokenize"
-    data = b"".join(
-        path.read_bytes() for task in job.finished(stage)[: num_tasks(job)] if (path := task.folder / BROKEN).exists()
-    )
-    if data:
-        write_atomically(out, data)
+    paths = [task.folder / BROKEN for task in job.finished(stage)[: num_tasks(job)]]
+    paths = [path for path in paths if path.exists() and path.stat().st_size]
+    if not paths:
+        return
+    with out.open("wb") as joined:
+        for path in paths:
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, joined)
+        joined.flush()
+        os.fsync(joined.fileno())
