@@ -15,7 +15,6 @@ from data_pipeline.read.rows import UNREADABLE, documents, value_of
 SUFFIXES = (".parquet",)
 
 _MOST_ROWS = 1024
-_FEWEST_ROWS = 16
 _MOST_BYTES = 1 << 27
 _BUFFER = 1 << 20
 
@@ -55,10 +54,8 @@ def identities(file: Input, places: Sequence[Place]) -> Iterator[tuple[int, str]
                     yield position, identity_of(id_, file.name, position)
 
 
-def _table(raw: Any, dictionaries: list[str] | None = None) -> pq.ParquetFile:
-    return pq.ParquetFile(
-        raw, read_dictionary=dictionaries, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
-    )
+def _table(raw: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(raw, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
 
 
 def _rows_of_groups(table: pq.ParquetFile) -> list[int]:
@@ -76,9 +73,9 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
     size = 0 if file.compression else raw.seek(0, 2)
     for group, rows in enumerate(groups):
         if first + rows > start:
-            reader, count = _plan(raw, table, table.metadata.row_group(group), file.text_field)
+            count = _rows_at_once(table.metadata.row_group(group))
             here = first
-            for batch in reader.iter_batches(count, row_groups=[group], columns=columns):
+            for batch in table.iter_batches(count, row_groups=[group], columns=columns):
                 if here + batch.num_rows > start:
                     yield batch, here
                 here += batch.num_rows
@@ -88,14 +85,12 @@ def _batches(file: Input, raw: Any, table: pq.ParquetFile, start: int) -> Iterat
         raise ValueError(f"{table.metadata.num_rows} rows in all, {first} in its row groups")
 
 
-def _plan(raw: Any, table: pq.ParquetFile, group: Any, text_field: str) -> tuple[pq.ParquetFile, int]:
-    """How to read a row group without holding much more than _MOST_BYTES: the reader, and the rows of a batch.
+def _rows_at_once(group: Any) -> int:
+    """How many rows of a row group to read without holding much more than _MOST_BYTES.
 
-    One large text may stand in a million rows, in a few bytes. Where so many rows as are worth a batch could each be
-    the largest text there is room for, texts stay in a dictionary, which takes up to three times as long. (Of a
-    column's own metadata nothing is asked: on damaged ones Arrow aborts the process.)
+    Any of them may be as large as the whole group is said to be: one large text may stand in a million rows, in a few
+    bytes. Read as a dictionary it would be there once, but Arrow keeps all texts of a group in that, and gives all of
+    them with each batch: memory as large as the group, and quadratic time. (Of a column's own metadata nothing is
+    asked: on damaged ones Arrow aborts the process.)
     """
-    size, rows = max(1, group.total_byte_size), max(1, group.num_rows)
-    if _MOST_BYTES // size >= _FEWEST_ROWS:
-        return table, min(_MOST_ROWS, _MOST_BYTES // size)
-    return _table(raw, [text_field]), max(1, min(_MOST_ROWS, _MOST_BYTES // 2 * rows // size))
+    return max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, group.total_byte_size)))

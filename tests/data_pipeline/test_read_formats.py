@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from pydantic import ValidationError
@@ -175,3 +177,14 @@ def test_other_encodings_are_named(tmp_path: Path):
     for wrong in ("utf-99", "rot13", "utf-7"):
         with pytest.raises(ValidationError, match="no encoding"):
             source(encoding=wrong)
+
+
+def test_a_parquet_file_of_one_large_row_group_is_read_in_little_memory(tmp_path: Path):
+    path = tmp_path / "large.parquet"
+    texts = [f"{number} " * 4000 for number in range(100_000, 102_000)]
+    pq.write_table(pa.table({"text": texts}), path, compression="zstd")
+    before, held = pa.total_allocated_bytes(), []
+    for number, document in enumerate(read(str(path), FilesSource(kind="files", files=["-"]))):
+        assert document.text == texts[number]
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == len(texts) and max(held) < 16 * 2**20
