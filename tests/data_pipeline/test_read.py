@@ -187,7 +187,12 @@ def test_links_of_links_are_followed_once_and_folders_as_deep_as_there_can_be(tm
         deep /= "d"
         deep.mkdir()
     (deep / "y.jsonl").write_text("")
-    assert sorted(os.path.basename(name) for name in expand([tmp_path / "40"])) == ["x.jsonl", "y.jsonl"]  # noqa: PTH119
+    found = expand([tmp_path / "40"])
+    (deep / "y.jsonl").unlink()
+    while deep.name == "d":  # pytest cannot remove what is so deep
+        deep.rmdir()
+        deep = deep.parent
+    assert sorted(os.path.basename(name) for name in found) == ["x.jsonl", "y.jsonl"]  # noqa: PTH119
 
 
 def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(tmp_path: Path):

@@ -182,7 +182,7 @@ def test_other_encodings_are_named(tmp_path: Path):
 def test_a_parquet_file_of_one_large_row_group_is_read_in_little_memory(tmp_path: Path):
     path = tmp_path / "large.parquet"
     texts = [f"{number} " * 4000 for number in range(100_000, 102_000)]
-    pq.write_table(pa.table({"text": texts}), path, compression="zstd")
+    pq.write_table(pa.table({"text": texts}), path, compression="zstd", write_batch_size=16)  # pages are read whole
     before, held = pa.total_allocated_bytes(), []
     for number, document in enumerate(read(str(path), FilesSource(kind="files", files=["-"]))):
         assert document.text == texts[number]
