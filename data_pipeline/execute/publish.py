@@ -72,7 +72,9 @@ def counts_of(job: Job) -> Counts:
     counts = merged(task.result()["counts"] for stage in stages for task in job.finished(stage))
     names = [source_name(job.config, number) for number in range(len(job.config.sources))]
     sources = {name: counts.get("sources", {}).get(name, {}) for name in names}  # also one that held nothing
-    return {**counts, "sources": sources, "steps": step_names(job.config.clean)}
+    wanted = job.config.deduplicate
+    near = {"near": wanted.near.model_dump(mode="json")} if wanted and wanted.near else {}
+    return {**counts, **near, "sources": sources, "steps": step_names(job.config.clean)}
 
 
 def _manifest(job: Job, name: str, counts: Counts) -> Manifest:

@@ -146,6 +146,12 @@ def _duplicates(counts: Counts) -> Iterator[str]:
     if not duplicates:
         return
     yield "<h2>Duplicates</h2>"
+    if near := counts.get("near"):
+        yield (
+            f"<p>Near: of the shingles of the two documents ({near['ngram']} words in a row, or characters of a script "
+            f"without spaces) an earlier one shares at least {100 * near['threshold']:g} %. Pairs are found by "
+            f"{near['bands']} bands of {near['rows']} MinHashes, and compared exactly.</p>"
+        )
     sizes = counts.get("duplicate_bytes", {})
     rows = [[name, *(number(found.get(kind, 0)) for kind in ("exact", "near"))] for name, found in duplicates.items()]
     rows.append(["text in them", *(amount(sizes.get(kind, 0)) for kind in ("exact", "near"))])

@@ -136,7 +136,8 @@ def _in_words(errors: list[ErrorDetails], root: Entry, schema: type[BaseModel]) 
             yield "missing", Mistake(entry.origin, name, _missing(name, docs))
             continue
         words = list(dict.fromkeys(_expectation(error) for error, _ in found))
-        yield error["type"], Mistake(entry.origin, name, " or ".join(words) + _found(error, entry))
+        message = " or ".join(words) + _found(error, entry) + _as_group(name, entry.value, docs)
+        yield error["type"], Mistake(entry.origin, name, message)
 
 
 def _locate(error: ErrorDetails, root: Entry, schema: type[BaseModel]) -> tuple[str, Entry]:
@@ -164,9 +165,23 @@ def _locate(error: ErrorDetails, root: Entry, schema: type[BaseModel]) -> tuple[
     return name, entry
 
 
+def _generic(name: str) -> str:
+    return ".".join("N" if part.isdecimal() else part for part in name.split("."))
+
+
+def _as_group(name: str, value: Any, docs: dict[str, Any]) -> str:
+    """How a choice is written whose name stands there where its group should."""
+    choice = CHOICES.get(str(value), value)
+    for other, setting in docs.items():
+        group, _, tag = other.rpartition(".")
+        if group == _generic(name) and isinstance(value, str) and choice in setting.choices:
+            return f"; write {{{tag}: {choice}}}"
+    return ""
+
+
 def _missing(name: str, docs: dict[str, Any]) -> str:
     """A required setting that is not there."""
-    generic = ".".join("N" if part.isdecimal() else part for part in name.split("."))
+    generic = _generic(name)
     setting = docs.get(generic)
     if setting is None:
         return "is missing"

@@ -47,5 +47,8 @@ def test_the_command_compares_tokenizers_by_language(tmp_path: Path):
     assert limited[str(paths[0])]["all"]["documents"] == 1
     table = megamodel("data", "fertility", english, *options).stdout
     assert "a token" in table and "language en" in table
+    other = write_jsonl(tmp_path / "other.jsonl", [{"content": "a"}])
+    said = megamodel("data", "fertility", english, other, *options).stderr
+    assert f"note: could not be read: {other}, record 0: there is no field 'text'" in said
     (tmp_path / "empty.jsonl").touch()
     fails(2, "corpus is empty", run=megamodel("data", "fertility", tmp_path / "empty.jsonl", *options))

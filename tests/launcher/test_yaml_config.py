@@ -364,6 +364,8 @@ class TestForeignNames:
             ("clean.7.dup_line_frac=0.3", "here it is clean.N.max_duplicate_lines"),
             ("clean.8.step=c4_quality", "did you mean c4?"),
             ("deduplicate.near.num_perm=128", "there are bands x rows hashes"),
+            ("clean=[gopher_quality]", "not the text 'gopher_quality'; write {step: gopher_quality}"),
+            ("clean=[gopher_repetition]", "not the text 'gopher_repetition'; write {step: repetition}"),
         ],
     )
     def test_translated_for_a_preparation(self, override, right):

@@ -1,5 +1,6 @@
 """What tokenizers make of some files: the beginning of each, with its language found offline."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from data_pipeline.clean.language import Language
 from data_pipeline.errors import DataError
 from data_pipeline.progress import progress
-from data_pipeline.read import Broken, Document, expand, read
+from data_pipeline.read import Broken, Document, expand, read, shown
 from data_pipeline.read.settings import FilesSource
 from data_pipeline.tokenizer import Tokenizer, with_fallback
 from data_pipeline.tokenizer.fertility import ALL, Fertility, measure_fertility
@@ -38,18 +39,23 @@ def compare_tokenizers(
 ) -> Report:
     """Encode at most about `max_bytes` of each file with each tokenizer. DataError when there is no text."""
 
+    unread: dict[str, str] = {}
+
     def measure(fast: bool) -> list[dict[str, Fertility]]:
         loaded = [Tokenizer.load(path, fast=fast, eos_token=eos_token, pattern=pattern) for path in tokenizers]
-        return measure_fertility(loaded, _documents(files, text_field, max_bytes))
+        return measure_fertility(loaded, _documents(files, text_field, max_bytes, unread))
 
     groups = with_fallback(measure)
+    for told in unread.values():
+        print(f"note: could not be read: {told}", file=sys.stderr)
     if not groups[0][ALL].bytes:
         raise DataError(f"the corpus is empty: no document with text in {', '.join(files[:3])}.")
     return Report({str(path): table for path, table in zip(tokenizers, groups, strict=True)})
 
 
-def _documents(files: Sequence[str], text_field: str, max_bytes: int) -> Iterator[Document]:
-    """The documents at the beginning of each file, each with its language; broken records are left out."""
+def _documents(files: Sequence[str], text_field: str, max_bytes: int, unread: dict[str, str]) -> Iterator[Document]:
+    """The documents at the beginning of each file, each with its language; `unread` takes each file's first broken
+    record."""
     source = FilesSource(kind="files", files=list(files), text_field=text_field)
     identify = Language(step="language").build()
     paths = expand(source)
@@ -58,6 +64,7 @@ def _documents(files: Sequence[str], text_field: str, max_bytes: int) -> Iterato
             left = max_bytes
             for item in read(path, source):
                 if isinstance(item, Broken):
+                    unread.setdefault(path, f"{shown(path)}, record {item.position}: {item.reason}")
                     continue
                 document = identify(item)
                 assert isinstance(document, Document)  # it keeps all languages
