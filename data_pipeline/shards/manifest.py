@@ -30,10 +30,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+LONGEST_NAME = 4096
+"""Characters of a path."""
+
+
 class FileRecord(_Record):
     """One file, as it was when written or read."""
 
-    name: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+    name: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[^\x00]*$")]
     """Its path from the manifest's folder; for a source file, its path as it was given."""
     size: Count
     """Bytes."""

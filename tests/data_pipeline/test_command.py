@@ -83,7 +83,10 @@ def test_prepare_with_overrides(corpus: Path, tmp_path: Path):
 def test_ctrl_c_says_how_to_go_on(corpus: Path, tmp_path: Path):
     file = tmp_path / "data.yaml"
     file.write_text(CONFIG.format(out=tmp_path / "out", corpus=corpus))
-    (tmp_path / "steps.py").write_text("import os, signal\ndef stop(document): os.kill(os.getpid(), signal.SIGINT)\n")
+    stop = (
+        "def stop(document):\n    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also in the background
+    )
+    (tmp_path / "steps.py").write_text(f"import os, signal\n{stop}    os.kill(os.getpid(), signal.SIGINT)\n")
     step = f"clean=[{{step: function, function: {tmp_path / 'steps.py'}:stop}}]"
     run = megamodel("data", "prepare", file, "execution.workers=1", step)
     fails(130, "Stopped. The same command goes on where it was.", run=run)

@@ -121,7 +121,14 @@ def test_the_page_tells_everything_and_fetches_nothing(crawl: tuple[Path, Prepar
     reader.feed(text)
     assert not reader.open and not reader.fetched
     assert not re.search(r"https?:|<script|@import|url\(", text)
-    for part in ("<h2>Sources", "14 bands of 8 MinHashes", "<h2>Why documents were rejected", "<h2>Duplicates", "<h2>Languages", "slowest stage"):
+    for part in (
+        "<h2>Sources",
+        "14 bands of 8 MinHashes",
+        "<h2>Why documents were rejected",
+        "<h2>Duplicates",
+        "<h2>Languages",
+        "slowest stage",
+    ):
         assert part in text
     for reason, number in counts["rejected"].items():
         assert reason.split(": ")[0] in text and f">{number}<" in text

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.read.document import hash_identity, identity_of
-from data_pipeline.shards.manifest import PROVENANCE
+from data_pipeline.shards.manifest import LONGEST_NAME, PROVENANCE
 
 _ROWS = 1 << 16
 """Rows held at once."""
@@ -86,6 +86,8 @@ def _provenance(fields: list[str], sources: dict[str, int]) -> tuple[int, int, i
     record = max(0, int(loc) - 1)
     if record >= 2**63:
         raise ValueError(f"there is no record {loc}")
+    if "\0" in source or len(source) > LONGEST_NAME:
+        raise ValueError(f"no file is called {source[:60]!r}")
     if source not in sources and len(sources) >= _MOST_SOURCES:
         raise ValueError(f"there are more than {_MOST_SOURCES:,} source files")
     file = sources.setdefault(source, len(sources))
