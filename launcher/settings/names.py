@@ -5,10 +5,15 @@ from collections.abc import Collection
 
 from launcher.settings.entries import dotted
 
+
+def _by_name(names: dict[str, str]) -> dict[str, str]:
+    """From an answer with the names it is for, parted by spaces, to the answer by name."""
+    return {name: answer for answer, some in names.items() for name in some.split()}
+
+
 # Other software's name -> the setting here. A foreign name is refused with its translation: one way to do a thing.
-FOREIGN: dict[str, str] = {
-    foreign: setting
-    for setting, names in {
+FOREIGN: dict[str, str] = _by_name(
+    {
         "run_dir": "output_dir out_dir save_dir run_name experiment_name work_dir",
         "seed": "random_seed manual_seed global_seed",
         "model.vocab_size": "padded_vocab_size n_vocab vocabulary_size",
@@ -146,9 +151,8 @@ FOREIGN: dict[str, str] = {
         "tokenizer.kind": "tokenizer_type",
         "execution.workers": "n_workers",
         "tokens_per_shard": "max_tokens_per_file shard_size",
-    }.items()
-    for foreign in names.split()
-}
+    }
+)
 
 _ACCUMULATION = (
     "is not a setting: accumulation follows from train.global_batch_size / (ranks x train.micro_batch_size); "
@@ -161,9 +165,8 @@ _HASHES = "is not a setting: there are bands x rows hashes; set these two in ded
 _DROPOUT = "is not a setting: there is no dropout; remove the line"
 
 # Names whose meaning does not exist here, with what to do instead; the whole sentence after the name.
-ADVICE: dict[str, str] = {
-    name: advice
-    for advice, names in {
+ADVICE: dict[str, str] = _by_name(
+    {
         _ACCUMULATION: "gradient_accumulation_steps grad_accum accumulate_grad_batches grad_accumulation_steps",
         _RESUME: "resume resume_from_checkpoint load init_from resume_from load_checkpoint",
         _EPOCHS: "num_train_epochs epochs num_epochs max_epochs",
@@ -175,15 +178,13 @@ ADVICE: dict[str, str] = {
         "is not there yet; metrics go to RUN/metrics.jsonl and TensorBoard (monitor.tensorboard)": (
             "wandb wandb_project use_wandb wandb_log"
         ),
-    }.items()
-    for name in names.split()
-}
+    }
+)
 
 
 # The same for a preparation of data.
-DATA_ADVICE: dict[str, str] = {
-    name: advice
-    for advice, names in {
+DATA_ADVICE: dict[str, str] = _by_name(
+    {
         _HASHES: "num_perm num_permutations num_hashes",
         "is not a setting: every document ends with the tokenizer's end-of-document token; remove the line": (
             "append_eod append_eos"
@@ -191,23 +192,20 @@ DATA_ADVICE: dict[str, str] = {
         "is not a setting: shards hold whole documents, and a run cuts them with its train.seq_len; remove the line": (
             "seq_length seq_len max_seq_len sequence_length"
         ),
-    }.items()
-    for name in names.split()
-}
+    }
+)
 
 # Other software's name of a choice -> the choice here.
-CHOICES: dict[str, str] = {
-    foreign: choice
-    for choice, names in {
+CHOICES: dict[str, str] = _by_name(
+    {
         "html": "trafilatura resiliparse",
         "encoding": "ftfy",
         "language": "fasttext language_id langdetect",
         "repetition": "gopher_repetition",
         "c4": "c4_quality",
         "fineweb": "fineweb_quality",
-    }.items()
-    for foreign in names.split()
-}
+    }
+)
 
 
 def advise(key: str, group: str, siblings: Collection[str], all_names: Collection[str]) -> tuple[str, str]:
