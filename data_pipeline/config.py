@@ -23,7 +23,7 @@ class Execution(Settings):
     ray_address: str | None = None
     """Address of a Ray cluster, such as `auto`; unset: Ray is started on this machine."""
     memory_per_worker: Annotated[int, Field(ge=2**20)] = 2**30
-    """Bytes a worker may hold, at most, while it looks for duplicates, beside the 100 MB of any worker. The less, the
+    """Bytes a worker may hold, at most, while it looks for duplicates, beside the 130 MB of any worker. The less, the
     more tasks there are."""
     bytes_per_task: PositiveInt | None = None
     """Bytes of source files in one task, about; unset: a 64th of the corpus, 4 to 64 MiB. A compressed file is

@@ -12,6 +12,7 @@ from typing import Literal
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer.alphabet import frequent_characters
 from data_pipeline.tokenizer.read import SENTENCEPIECE, new_config, sentencepiece_files
+from data_pipeline.tokenizer.settings import smallest_vocab_size
 from data_pipeline.tokenizer.tokenizer import Tokenizer
 
 EOS = "</s>"
@@ -20,8 +21,6 @@ _LINE = 4096
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
 """Always in the vocabulary: what a corpus without, say, `<` would leave to bytes. The bytes of a space would not come
 back as one: sentencepiece spells it U+2581."""
-_FIXED = 3 + 256 + len(_ASCII)
-"""`<unk>`, `<s>`, `</s>`, the bytes and those."""
 
 
 def train_sentencepiece(
@@ -38,7 +37,7 @@ def train_sentencepiece(
     import sentencepiece
 
     held = list(texts)
-    room = vocab_size - len(special_tokens) - _FIXED
+    room = vocab_size - smallest_vocab_size("sentencepiece_bpe", len(special_tokens))  # unigram's too
     _, rare = frequent_characters(held, room // 2)
     model = io.BytesIO()
     try:
